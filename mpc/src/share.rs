@@ -1,0 +1,252 @@
+//! Key shares: what each party stores, and the public facts that both agree on.
+//!
+//! SECURITY: the engine's `Party` derives `Debug`, `Clone` and `Serialize` over its secrets. The wrappers here have
+//! none of these; [`P1Share::to_bytes`] and [`P2Share::to_bytes`] are the only way out, into a wiping buffer.
+
+use dkls23::protocols::PublicKeyPackage;
+use k256::ecdsa::VerifyingKey;
+use k256::elliptic_curve::group::{CurveAffine, GroupEncoding};
+use k256::elliptic_curve::sec1::FromSec1Point;
+use k256::{AffinePoint, ProjectivePoint, Scalar, Secp256k1};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::engine::{Party, Role, contained};
+use crate::error::{MpcError, RecoverableReason};
+use crate::lp::Lp;
+use crate::signature::address_of;
+use crate::wire;
+
+/// Version of a stored share.
+const VERSION: u8 = 1;
+/// Most bytes of a stored share; an honest one has about 52 600.
+const SHARE_MAX: usize = 64_000;
+
+/// The public side of one generation of shares, identical at both parties. Not secret; points are compressed SEC1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PublicShare {
+    /// The joint public key `X`.
+    #[serde(with = "crate::hexadecimal")]
+    pub public_key: [u8; 33],
+    /// Ethereum address of `X`.
+    #[serde(with = "crate::hexadecimal")]
+    pub address: [u8; 20],
+    /// P1's public share `X1`.
+    #[serde(with = "crate::hexadecimal")]
+    pub x1: [u8; 33],
+    /// P2's public share `X2`. `X = 2 X1 - X2`.
+    #[serde(with = "crate::hexadecimal")]
+    pub x2: [u8; 33],
+    /// The engine's session id of this generation: the `sid` of its key generation.
+    #[serde(with = "crate::hexadecimal")]
+    pub session_id: [u8; 32],
+}
+
+impl PublicShare {
+    /// `H(LP("gen/1", pk, X1, X2, session_id))`: names this generation (protocol.md 2.6).
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        Lp::new("gen/1")
+            .bytes(&self.public_key)
+            .bytes(&self.x1)
+            .bytes(&self.x2)
+            .bytes(&self.session_id)
+            .hash()
+    }
+
+    pub(crate) fn new(
+        package: &PublicKeyPackage<Secp256k1>,
+        session_id: [u8; 32],
+    ) -> Result<Self, MpcError> {
+        let incomplete = MpcError::recoverable(RecoverableReason::PolynomialInconsistency);
+        let share = |role: Role| {
+            package
+                .verifying_share(role.index())
+                .map(compressed)
+                .ok_or(incomplete)
+        };
+        let key = VerifyingKey::from_affine(*package.verifying_key()).map_err(|_| incomplete)?;
+        Ok(Self {
+            public_key: compressed(package.verifying_key()),
+            address: address_of(&key),
+            x1: share(Role::P1)?,
+            x2: share(Role::P2)?,
+            session_id,
+        })
+    }
+
+    /// Whether the points exist and fit together, and the address is the key's.
+    fn check(&self) -> Result<(), ShareError> {
+        let key = VerifyingKey::from_sec1_bytes(&self.public_key)
+            .map_err(|_| ShareError::InconsistentPublicShare)?;
+        let (x1, x2) = (point(&self.x1)?, point(&self.x2)?);
+        let joint = x1 + x1 - x2;
+        if joint == ProjectivePoint::from(*key.as_affine()) && address_of(&key) == self.address {
+            Ok(())
+        } else {
+            Err(ShareError::InconsistentPublicShare)
+        }
+    }
+}
+
+/// Why stored share bytes were refused. Says nothing about their content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ShareError {
+    /// Not a share of this version.
+    #[error("share does not decode")]
+    Malformed,
+    /// A share of the other party, or not two-of-two.
+    #[error("share is of another party")]
+    WrongParty,
+    /// The share does not belong to the given public share (A19).
+    #[error("share does not match its public share")]
+    WrongKey,
+    /// The public share contradicts itself.
+    #[error("public share is inconsistent")]
+    InconsistentPublicShare,
+    /// The share could not be encoded.
+    #[error("share does not encode")]
+    Encoding,
+}
+
+macro_rules! share {
+    ($(#[$doc:meta])* $name:ident, $role:expr, $point:ident) => {
+        $(#[$doc])*
+        ///
+        /// ```compile_fail
+        #[doc = concat!("fn leak(share: &countersign_mpc::share::", stringify!($name), ") -> String { format!(\"{share:?}\") }")]
+        /// ```
+        pub struct $name {
+            party: Party,
+            public: PublicShare,
+        }
+
+        impl $name {
+            pub(crate) fn new(party: Party, public: PublicShare) -> Self {
+                Self { party, public }
+            }
+
+            pub(crate) fn party(&self) -> &Party {
+                &self.party
+            }
+
+            /// The public facts this share belongs to.
+            #[must_use]
+            pub fn public(&self) -> &PublicShare {
+                &self.public
+            }
+
+            /// The share for storage: a version byte and about 52 600 bytes of postcard. Secret: seal it at once.
+            ///
+            /// # Errors
+            /// [`ShareError::Encoding`].
+            pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, ShareError> {
+                wire::encode_bounded(&(VERSION, &self.party), SHARE_MAX).map_err(|_| ShareError::Encoding)
+            }
+
+            /// Reads a stored share and checks that it is this party's half of `public`: index, two-of-two, public
+            /// key, session, `share * G` equal to the public share, and the dimensions of its transfer state.
+            ///
+            /// # Errors
+            /// [`ShareError`], by what does not fit.
+            pub fn from_bytes(bytes: &[u8], public: &PublicShare) -> Result<Self, ShareError> {
+                public.check()?;
+                let party = decode(bytes)?;
+                check(&party, $role, public, &public.$point)?;
+                Ok(Self { party, public: public.clone() })
+            }
+        }
+    };
+}
+
+share!(
+    /// The wallet's secret share.
+    P1Share,
+    Role::P1,
+    x1
+);
+share!(
+    /// The appliance's secret share.
+    P2Share,
+    Role::P2,
+    x2
+);
+
+/// Whether `bytes` are a share: one of ours, or the engine's own encoding. The server uses it to refuse and wipe a
+/// share that a broken client sends instead of a message (A23).
+pub(crate) fn is_share(bytes: &[u8]) -> bool {
+    decode(bytes).is_ok() || postcard::from_bytes::<Party>(bytes).is_ok()
+}
+
+fn decode(bytes: &[u8]) -> Result<Party, ShareError> {
+    if bytes.len() > SHARE_MAX {
+        return Err(ShareError::Malformed);
+    }
+    let decoded =
+        contained(|| wire::decode_canonical::<(u8, Party)>(bytes).map_err(MpcError::from));
+    match decoded {
+        Ok((VERSION, party)) => Ok(party),
+        _ => Err(ShareError::Malformed),
+    }
+}
+
+fn check(
+    party: &Party,
+    role: Role,
+    public: &PublicShare,
+    own_point: &[u8; 33],
+) -> Result<(), ShareError> {
+    let parameters = &party.parameters;
+    if party.party_index != role.index() || parameters.threshold != 2 || parameters.share_count != 2
+    {
+        return Err(ShareError::WrongParty);
+    }
+    let derivation = &party.derivation_data;
+    let own = ProjectivePoint::GENERATOR * party.poly_point;
+    let matches = compressed(&party.pk) == public.public_key
+        && party.session_id == public.session_id
+        && own == point(own_point)?
+        && derivation.depth == 0
+        && derivation.pk == party.pk
+        && derivation.poly_point == party.poly_point
+        && derivation.chain_code != [0; 32]
+        && party.poly_point != Scalar::ZERO;
+    if !matches {
+        return Err(ShareError::WrongKey);
+    }
+    let peer = role.other().index();
+    let sender = party
+        .mul_senders
+        .get(&peer)
+        .is_some_and(|state| state.check_state().is_ok());
+    let receiver = party
+        .mul_receivers
+        .get(&peer)
+        .is_some_and(|state| state.check_state(None).is_ok());
+    if sender && receiver && party.mul_senders.len() == 1 && party.mul_receivers.len() == 1 {
+        Ok(())
+    } else {
+        Err(ShareError::Malformed)
+    }
+}
+
+/// Compressed SEC1; the identity, which no check lets through, becomes zeros.
+fn compressed(point: &AffinePoint) -> [u8; 33] {
+    let mut bytes = [0; 33];
+    bytes.copy_from_slice(GroupEncoding::to_bytes(point).as_slice());
+    bytes
+}
+
+fn point(bytes: &[u8; 33]) -> Result<ProjectivePoint, ShareError> {
+    let encoded =
+        k256::Sec1Point::from_bytes(bytes).map_err(|_| ShareError::InconsistentPublicShare)?;
+    let point = Option::<AffinePoint>::from(AffinePoint::from_sec1_point(&encoded));
+    match point {
+        Some(point) if !bool::from(CurveAffine::is_identity(&point)) => {
+            Ok(ProjectivePoint::from(point))
+        }
+        _ => Err(ShareError::InconsistentPublicShare),
+    }
+}
