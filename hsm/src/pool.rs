@@ -68,9 +68,12 @@ impl<W: 'static> Pool<W> {
                 .await
                 .map_err(|_| HsmError::Closed)?;
             // A reply dropped without an answer: the job panicked, or all workers have ended.
-            answer.await.map_err(|_| match self.queue.is_closed() {
-                true => HsmError::Closed,
-                false => HsmError::Abandoned,
+            answer.await.map_err(|_| {
+                if self.queue.is_closed() {
+                    HsmError::Closed
+                } else {
+                    HsmError::Abandoned
+                }
             })?
         };
         tokio::time::timeout(self.deadline, answered)

@@ -2,7 +2,7 @@
 
 use countersign_hsm::{
     DataFault, ErrorClass, HEADER_LENGTH, HsmError, KekId, KekName, MAX_PAYLOAD, ObjectAad,
-    Purpose, Token,
+    Purpose, Token, TokenConfig,
 };
 use zeroize::Zeroizing;
 
@@ -380,6 +380,29 @@ fn the_hsm_sees_a_new_data_key_per_seal_and_never_the_payload() {
         deks.sort();
         deks.dedup();
         assert_eq!(deks.len(), 5);
+    });
+}
+
+#[test]
+fn an_all_zero_iv_is_refused() {
+    with_token(|bench| async move {
+        let kek = bench.open().create_kek(&share_kek()).await.unwrap();
+        // SoftHSM takes our zeros and writes no IV back, as this profile promises it would.
+        let profile = bench.profile_with("iv_mode = \"caller\"", "iv_mode = \"hsm_writeback\"");
+        let token = Token::open(TokenConfig {
+            profile,
+            ..bench.config()
+        })
+        .unwrap();
+        let error = token
+            .seal(kek, share_aad(), Zeroizing::new(vec![1]))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, HsmError::Untrustworthy("an all-zero IV")),
+            "{error}"
+        );
+        assert_eq!(error.kind(), ErrorClass::Token);
     });
 }
 

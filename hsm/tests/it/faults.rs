@@ -5,6 +5,8 @@
 
 use countersign_hsm::{ErrorClass, HsmError, PinFault};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags};
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::Attribute;
 use zeroize::Zeroizing;
 
 use crate::support::{second_module, second_session, share_aad, share_kek, with_token, write_pin};
@@ -104,5 +106,65 @@ fn a_pin_that_is_refused_when_logging_in_again_is_never_tried_a_second_time() {
         }
         assert_eq!(bench.calls("C_Login"), 2);
         write_pin(&bench.directory, "another-pin");
+    });
+}
+
+#[test]
+fn a_key_exchanged_under_the_same_id_is_noticed_by_its_canary() {
+    with_token(|bench| async move {
+        let token = bench.open();
+        let kek = token.create_kek(&share_kek()).await.unwrap();
+        let payload = Zeroizing::new(vec![7; 100]);
+        let sealed = token.seal(kek, share_aad(), payload.clone()).await.unwrap();
+        let session = second_session();
+        let found = session
+            .find_objects(&[Attribute::Id(kek.0.to_vec())])
+            .unwrap();
+        session.destroy_object(found[0]).unwrap();
+        let gone = token
+            .open_sealed(sealed.clone(), share_aad())
+            .await
+            .unwrap_err();
+        assert!(matches!(gone, HsmError::UnknownKek(_)), "{gone}");
+        // As strict as ours, same id, another key.
+        let template = [
+            Attribute::ValueLen(32.into()),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Encrypt(true),
+            Attribute::Decrypt(true),
+            Attribute::Wrap(false),
+            Attribute::Unwrap(false),
+            Attribute::Sign(false),
+            Attribute::Verify(false),
+            Attribute::Derive(false),
+            Attribute::Modifiable(false),
+            Attribute::Copyable(false),
+            Attribute::AllowedMechanisms(vec![MechanismType::AES_GCM]),
+            Attribute::Id(kek.0.to_vec()),
+        ];
+        session
+            .generate_key(&Mechanism::AesKeyGen, &template)
+            .unwrap();
+        for _ in 0..3 {
+            let error = token
+                .open_sealed(sealed.clone(), share_aad())
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(error, HsmError::CanaryFailed(id) if id == kek),
+                "{error}"
+            );
+            let error = token
+                .seal(kek, share_aad(), payload.clone())
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(error, HsmError::CanaryFailed(id) if id == kek),
+                "{error}"
+            );
+        }
     });
 }

@@ -1,6 +1,6 @@
 //! Keys on the token: template, names, signatures, data objects.
 
-use countersign_hsm::{ErrorClass, HsmError, KekName, MAX_DATA, Purpose};
+use countersign_hsm::{ErrorClass, HsmError, KekName, MAX_DATA, Purpose, Token, TokenConfig};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeInfo, AttributeType, KeyType, ObjectClass};
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
@@ -137,6 +137,32 @@ fn a_weak_key_under_our_name_is_refused() {
                 assert_eq!(error.kind(), ErrorClass::Config);
             }
         }
+    });
+}
+
+#[test]
+fn a_key_made_under_a_weaker_profile_is_refused_by_a_stricter_one() {
+    with_token(|bench| async move {
+        let all = "drop = [\"modifiable\", \"copyable\", \"destroyable\", \"allowed_mechanisms\"]";
+        let profile = bench.profile_with("drop = []", all);
+        let token = Token::open(TokenConfig {
+            profile,
+            ..bench.config()
+        })
+        .unwrap();
+        let kek = token.create_kek(&share_kek()).await.unwrap();
+        token.check(kek, None).await.unwrap();
+        let error = bench.open().find_kek(&share_kek()).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                HsmError::WeakKey {
+                    attribute: "CKA_MODIFIABLE",
+                    ..
+                }
+            ),
+            "{error}"
+        );
     });
 }
 

@@ -22,14 +22,7 @@ fn a_token_tells_who_it_is() {
 #[test]
 fn softhsm_is_software_whatever_the_profile_says() {
     with_token(|bench| async move {
-        let shipped = include_str!("../../profiles/softhsm2.toml");
-        let path = bench.directory.join("profile.toml");
-        std::fs::write(
-            &path,
-            shipped.replace("software = true", "software = false"),
-        )
-        .unwrap();
-        let profile = countersign_hsm::Profile::load(&path).unwrap();
+        let profile = bench.profile_with("software = true", "software = false");
         assert!(!profile.software());
         let token = Token::open(TokenConfig {
             profile,
@@ -112,11 +105,8 @@ fn a_module_that_is_none_is_refused() {
 #[test]
 fn a_profile_that_promises_too_much_is_refused() {
     with_token(|bench| async move {
-        let shipped = include_str!("../../profiles/softhsm2.toml");
-        let path = bench.directory.join("profile.toml");
         // A vendor's own AES-GCM number, which SoftHSM does not have.
-        std::fs::write(&path, shipped.replace("0x1087", "0x80001087")).unwrap();
-        let profile = countersign_hsm::Profile::load(&path).unwrap();
+        let profile = bench.profile_with("0x1087", "0x80001087");
         let error = Token::open(TokenConfig {
             profile,
             ..bench.config()

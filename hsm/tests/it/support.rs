@@ -148,6 +148,15 @@ impl Bench {
         }
     }
 
+    /// The shipped profile with one text replaced.
+    pub(crate) fn profile_with(&self, from: &str, to: &str) -> Profile {
+        let shipped = include_str!("../../profiles/softhsm2.toml");
+        assert!(shipped.contains(from), "{from}");
+        let path = self.directory.join("profile.toml");
+        fs::write(&path, shipped.replace(from, to)).unwrap();
+        Profile::load(&path).unwrap()
+    }
+
     pub(crate) fn open(&self) -> Token {
         Token::open(self.config()).unwrap()
     }
@@ -186,7 +195,9 @@ impl Bench {
                 .skip(1);
             // "    00000000  96 94 E5 ...  ......": 16 columns of three characters each.
             let rows = dump.take_while(|line| line.starts_with("    0"));
-            let digits: String = rows.map(|row| row[14..62].replace(' ', "")).collect();
+            let digits: String = rows
+                .map(|row| row.get(14..62).unwrap().replace(' ', ""))
+                .collect();
             hex::decode(digits).unwrap()
         };
         self.records(function).iter().map(input).collect()
