@@ -8,7 +8,4 @@
 )]
 
 mod envelope;
-mod faults;
-mod keys;
-mod opening;
 mod support;
