@@ -67,8 +67,14 @@ impl<W: 'static> Pool<W> {
                 .send(Job::Run(job))
                 .await
                 .map_err(|_| HsmError::Closed)?;
-            // A reply dropped without an answer means that the job panicked.
-            answer.await.map_err(|_| HsmError::Abandoned)?
+            // A reply dropped without an answer: the job panicked, or all workers have ended.
+            answer.await.map_err(|_| {
+                if self.queue.is_closed() {
+                    HsmError::Closed
+                } else {
+                    HsmError::Abandoned
+                }
+            })?
         };
         tokio::time::timeout(self.deadline, answered)
             .await
@@ -191,8 +197,6 @@ mod tests {
     async fn a_stopped_pool_is_closed() {
         let pool = pool(3, 4, 2000);
         pool.stop().await.unwrap();
-        // The last worker lets go of the queue just after it answered.
-        tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(matches!(pool.run(|_| Ok(())).await, Err(HsmError::Closed)));
     }
 }
