@@ -3,6 +3,8 @@
 //! A number above a limit is refused, never lowered in silence: a lowered fee is another transaction than the one that
 //! was asked for, and a node that asks for a thousandfold is lying or in trouble (`protocol.md` A29).
 
+use alloy_primitives::U256;
+
 use super::{Field, Preparation, TransactionRequest};
 
 const GWEI: u128 = 1_000_000_000;
@@ -55,7 +57,8 @@ impl FeePolicy {
     /// gas than estimated, as the state it meets may differ. What is not used is not paid.
     ///
     /// # Errors
-    /// [`FeeRefusal`]: a number above its limit, or a maximum below the fees it must cover.
+    /// [`FeeRefusal`]: a number above its limit, a maximum below the fees it must cover, or a wallet that cannot pay. All
+    /// of them before anything is signed, because a signature uses up its nonce.
     pub fn terms(
         &self,
         request: &TransactionRequest,
@@ -73,6 +76,14 @@ impl FeePolicy {
             Field::Gas,
             request.gas.is_some(),
         )?;
+        let fee = U256::from(gas).saturating_mul(U256::from(fees.max_fee_per_gas));
+        let needed = request.value.saturating_add(fee);
+        if needed > preparation.balance {
+            return Err(FeeRefusal::InsufficientFunds {
+                needed,
+                balance: preparation.balance,
+            });
+        }
         Ok(Terms { fees, gas })
     }
 
@@ -145,6 +156,14 @@ pub enum FeeRefusal {
         /// The base fee of the next block, in wei for each unit of gas.
         base_fee: u128,
     },
+    /// The wallet does not hold amount and fee.
+    #[error("amount and fee need {needed} wei, the wallet holds {balance}")]
+    InsufficientFunds {
+        /// Amount and greatest fee, in wei.
+        needed: U256,
+        /// What the wallet holds, in wei.
+        balance: U256,
+    },
 }
 
 fn within(asked: u128, limit: u128, field: Field, by_wallet: bool) -> Result<(), FeeRefusal> {
@@ -165,7 +184,7 @@ fn within(asked: u128, limit: u128, field: Field, by_wallet: bool) -> Result<(),
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
-    use alloy_primitives::{Address, Bytes, U256};
+    use alloy_primitives::{Address, Bytes};
     use proptest::prelude::*;
 
     use super::*;
@@ -188,6 +207,7 @@ mod tests {
             base_fee: 10 * GWEI,
             priority_fee: 2 * GWEI,
             gas: 21_000,
+            balance: U256::MAX,
         }
     }
 
@@ -334,6 +354,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_wallet_that_cannot_pay_the_whole_is_refused_before_it_signs() {
+        let transfer = TransactionRequest {
+            value: U256::from(GWEI),
+            ..request()
+        };
+        let needed = U256::from(GWEI + 21_000 * 22 * GWEI);
+        let holding = |balance| {
+            let preparation = Preparation {
+                balance,
+                ..preparation()
+            };
+            terms(&transfer, &preparation)
+        };
+        assert!(holding(needed).is_ok());
+        let balance = needed - U256::from(1);
+        assert_eq!(
+            holding(balance),
+            Err(FeeRefusal::InsufficientFunds { needed, balance })
+        );
+    }
+
     proptest! {
         #[test]
         fn a29_terms_are_within_the_limits_whatever_the_node_says(
@@ -341,7 +383,7 @@ mod tests {
         ) {
             let policy = FeePolicy::default();
             let wish = TransactionRequest { max_fee_per_gas: max, max_priority_fee_per_gas: tip, ..request() };
-            let said = Preparation { nonce: 0, base_fee, priority_fee, gas };
+            let said = Preparation { nonce: 0, base_fee, priority_fee, gas, balance: U256::MAX };
             if let Ok(Terms { fees, gas }) = policy.terms(&wish, &said) {
                 prop_assert!(fees.max_fee_per_gas <= policy.max_fee_limit);
                 prop_assert!(fees.max_priority_fee_per_gas <= policy.priority_fee_limit);

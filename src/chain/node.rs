@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use alloy_json_rpc::{RpcError, RpcRecv, RpcSend};
-use alloy_primitives::{Address, B256, U64, U128, hex, keccak256};
+use alloy_primitives::{Address, B256, U64, U128, U256, hex, keccak256};
 use alloy_rpc_client::RpcClient;
 use alloy_transport::{TransportError, TransportErrorKind};
 use serde::Deserialize;
@@ -55,6 +55,8 @@ pub struct Preparation {
     pub priority_fee: u128,
     /// The wallet's own gas limit, else the node's estimate, in gas units.
     pub gas: u64,
+    /// What the wallet holds after the transactions that wait, in wei.
+    pub balance: U256,
 }
 
 /// What came of sending a transaction.
@@ -162,17 +164,19 @@ impl Node {
         request: &TransactionRequest,
     ) -> Result<Preparation, NodeError> {
         self.verify_chain_id().await?;
-        let (nonce, base_fee, priority_fee, gas) = tokio::try_join!(
+        let (nonce, base_fee, priority_fee, gas, balance) = tokio::try_join!(
             self.ask::<_, U64>("eth_getTransactionCount", (address, "pending")),
             self.base_fee(),
             self.ask::<_, U128>("eth_maxPriorityFeePerGas", ()),
             self.gas(address, request),
+            self.ask("eth_getBalance", (address, "pending")),
         )?;
         Ok(Preparation {
             nonce: nonce.to(),
             base_fee,
             priority_fee: priority_fee.to(),
             gas,
+            balance,
         })
     }
 
@@ -189,7 +193,7 @@ impl Node {
         if let Some(gas) = request.gas {
             return Ok(gas);
         }
-        // Without fees: what the wallet can afford is its own question, asked with the exact numbers.
+        // Without fees: whether the wallet can pay them is for `FeePolicy`, which knows the exact numbers.
         let call = json!({
             "from": from,
             "to": request.to,

@@ -22,8 +22,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    Broadcast, FeePolicy, Fees, Node, NodeError, NodeLimits, NodeUrl, Outcome, Preparation,
-    Refusal, SignedTransaction, Terms, TransactionRequest, Unsigned1559,
+    Broadcast, FeePolicy, FeeRefusal, Fees, Node, NodeError, NodeLimits, NodeUrl, Outcome,
+    Preparation, Refusal, SignedTransaction, Terms, TransactionRequest, Unsigned1559,
 };
 
 const CHAIN: u64 = 31_337;
@@ -37,7 +37,7 @@ pub(super) fn install_crypto_provider() {
 
 fn node(chain_id: u64, address: SocketAddr) -> Node {
     install_crypto_provider();
-    let url = NodeUrl::parse(&format!("http://{address}/v3/secret-token")).unwrap();
+    let url = NodeUrl::parse(&format!("http://{address}/?key=secret-token")).unwrap();
     let limits = NodeLimits {
         deadline: Duration::from_secs(2),
         ..NodeLimits::default()
@@ -87,7 +87,7 @@ impl Wallet {
     fn sign(&self, request: &TransactionRequest, nonce: u64, terms: Terms) -> SignedTransaction {
         let unsigned = Unsigned1559::new(request, nonce, terms).unwrap();
         let digest = unsigned.digest();
-        let (signature, recovery) = self.0.sign_prehash_recoverable(&digest).unwrap();
+        let (signature, recovery) = self.0.sign_prehash_recoverable(&digest);
         let (r, s) = (signature.r().to_bytes(), signature.s().to_bytes());
         unsigned
             .sign(&r.into(), &s.into(), recovery.is_y_odd())
@@ -333,25 +333,18 @@ async fn a_call_that_fails_is_refused_before_and_reported_after() {
         Broadcast::Accepted { .. }
     ));
     assert_eq!(mined(&node, &sent, 0).await, (1, false));
+}
 
-    let error = node.prepare(
-        Wallet::poor().address(),
-        &TransactionRequest {
-            to: Address::ZERO,
-            ..request(1)
-        },
-    );
-    let error = error.await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            NodeError::Refused {
-                refusal: Refusal::InsufficientFunds,
-                ..
-            }
-        ),
-        "{error}"
-    );
+#[tokio::test]
+async fn a_wallet_without_funds_is_told_so_before_it_signs() {
+    let anvil = Anvil::start(&[]).await;
+    let (node, wallet) = (anvil.node(), Wallet::poor());
+    let preparation = node.prepare(wallet.address(), &request(1)).await.unwrap();
+    assert_eq!(preparation.balance, U256::ZERO);
+    assert!(matches!(
+        FeePolicy::default().terms(&request(1), &preparation),
+        Err(FeeRefusal::InsufficientFunds { .. })
+    ));
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::transaction::tests::any_unsigned;
 const VECTORS: usize = 512;
 
 fn vector(unsigned: &Unsigned1559, key: &SigningKey) -> serde_json::Value {
-    let (signature, recovery) = key.sign_prehash_recoverable(&unsigned.digest()).unwrap();
+    let (signature, recovery) = key.sign_prehash_recoverable(&unsigned.digest());
     let (r, s): ([u8; 32], [u8; 32]) = (
         signature.r().to_bytes().into(),
         signature.s().to_bytes().into(),
