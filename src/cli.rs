@@ -1,1 +1,3 @@
-//! (in preparation)
+//! The command line: one file per verb.
+
+pub mod pki;
