@@ -75,6 +75,14 @@ impl Connection {
         let (slot, facts) = find_token(&pkcs11, &label)?;
         require_mechanisms(&pkcs11, slot, &profile)?;
         let info = describe(&facts, &label, &profile);
+        if !profile.template.drop.is_empty() {
+            let dropped = &profile.template.drop;
+            tracing::warn!(
+                profile = profile.name,
+                ?dropped,
+                "the profile weakens the key template"
+            );
+        }
         let connection = Self {
             raw,
             profile,

@@ -261,3 +261,99 @@ impl Reader<'_> {
         Ok(*field)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use std::array::from_fn;
+
+    use super::*;
+
+    // Made by an independent implementation of hsm/README.md (Python, OpenSSL). KEK 00..1f, data key
+    // 20..3f, IV 40..4b, nonce 50..5b, KEK id 60..6f, payload "countersign".
+    const PAYLOAD_AAD: &str = "0000000a656e76656c6f70652f3100000020e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e50000000764656661756c740000000573686172650000000970726f66696c652d31000000076f776e65722d3100000008000000000000000300000008000000000000000400000002503200000021021111111111111111111111111111111111111111111111111111111111111111";
+    const DEK_AAD_SUFFIX: &str =
+        "00000010606162636465666768696a6b6c6d6e6f0000000b4145532d3235362d47434d";
+    const SEALED: &str = "4353454f01010100606162636465666768696a6b6c6d6e6f404142434445464748494a4bc2988c000219a124e5ed3d1db7493d7449f7606f830039144f7e74deab2ed3e44b2a6d9fba0f9ca3d701dda223d90218eb5f9757516c48a0de1e32b97d1b3e179646916fc67da15c9b197e3b9a907070505152535455565758595a5bd2cfdd7c454a057e5d6864b0ab701da850ee7cdf828a73e647981b";
+
+    fn counting<const N: usize>(first: u8) -> [u8; N] {
+        from_fn(|index| first + u8::try_from(index).unwrap())
+    }
+
+    fn aad() -> ObjectAad {
+        ObjectAad {
+            environment_id: [0xe5; 32],
+            tenant: "default".to_owned(),
+            purpose: Purpose::Share,
+            profile_id: "profile-1".to_owned(),
+            owner_id: "owner-1".to_owned(),
+            key_generation: 3,
+            object_version: 4,
+            role: "P2",
+            public_key: [vec![2], vec![0x11; 32]].concat(),
+        }
+    }
+
+    fn dek(bytes: [u8; 32]) -> Dek {
+        let mut dek = Dek::blank();
+        *dek.expose_mut() = bytes;
+        dek
+    }
+
+    /// What the HSM does, with a KEK that a test may know.
+    fn wrapped(dek: &Dek) -> WrappedDek {
+        let (kek, iv) = (KekId(counting(0x60)), counting(0x40));
+        let mut bytes = [0; WRAPPED_LENGTH];
+        let (text, tag) = bytes.split_at_mut(32);
+        text.copy_from_slice(dek.expose());
+        let made = Aes256Gcm::new(&counting::<32>(0).into())
+            .encrypt_inout_detached(&Nonce::from(iv), &aad().dek_aad(kek), text.into())
+            .unwrap();
+        tag.copy_from_slice(&made);
+        WrappedDek {
+            kek,
+            iv_mode: IvMode::Caller,
+            iv,
+            bytes,
+        }
+    }
+
+    #[test]
+    fn the_format_is_the_published_vector() {
+        assert_eq!(hex::encode(aad().payload_aad()), PAYLOAD_AAD);
+        let dek_aad = hex::encode(aad().dek_aad(KekId(counting(0x60))));
+        assert_eq!(dek_aad, format!("{PAYLOAD_AAD}{DEK_AAD_SUFFIX}"));
+        let dek = dek(counting(0x20));
+        let wrapped = wrapped(&dek);
+        let sealed = assemble(&wrapped, &dek, counting(0x50), &aad(), b"countersign").unwrap();
+        assert_eq!(hex::encode(&sealed), SEALED);
+        let header = Header::parse(&sealed).unwrap();
+        assert_eq!(header.wrapped, wrapped);
+        assert_eq!(
+            header.open(&dek, &aad(), sealed).unwrap().as_slice(),
+            b"countersign"
+        );
+    }
+
+    #[test]
+    fn another_data_key_fails_the_commitment_before_the_payload_is_touched() {
+        let sealed = hex::decode(SEALED).unwrap();
+        let header = Header::parse(&sealed).unwrap();
+        let result = header.open(&dek([0; 32]), &aad(), sealed).map(|_| ());
+        assert_eq!(result, Err(DataFault::Commitment));
+    }
+
+    #[test]
+    fn a_rewrap_leaves_the_payload_alone() {
+        // Only the first 116 bytes depend on the KEK: another KEK id and IV open the same payload.
+        let (dek, sealed) = (dek(counting(0x20)), hex::decode(SEALED).unwrap());
+        let moved = WrappedDek {
+            kek: KekId([9; 16]),
+            iv: [8; 12],
+            ..wrapped(&dek)
+        };
+        let again = assemble(&moved, &dek, counting(0x50), &aad(), b"countersign").unwrap();
+        assert_ne!(again[..116], sealed[..116]);
+        assert_eq!(again[116..], sealed[116..]);
+    }
+}

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::connection::{Connection, TokenInfo};
@@ -44,7 +45,7 @@ struct Inner {
     connection: Arc<Connection>,
     pool: Pool<Worker>,
     // Creating looks for the label first; two at once must not both find nothing.
-    creating: tokio::sync::Mutex<()>,
+    creating: Arc<Mutex<()>>,
 }
 
 impl Token {
@@ -68,7 +69,7 @@ impl Token {
         let pool = Pool::start(workers, queue, deadline, move || {
             Worker::new(Arc::clone(&for_workers))
         })?;
-        let creating = tokio::sync::Mutex::new(());
+        let creating = Arc::default();
         Ok(Self {
             inner: Arc::new(Inner {
                 connection,
@@ -265,9 +266,12 @@ impl Token {
         &self,
         mut operation: impl FnMut(&Lane) -> Result<T, HsmError> + Send + 'static,
     ) -> Result<T, HsmError> {
-        let _one_at_a_time = self.inner.creating.lock().await;
+        let turn = Arc::clone(&self.inner.creating).lock_owned().await;
         let job = move |worker: &mut Worker| {
-            worker.run(Retry::Never, |sessions| operation(&sessions.main))
+            let result = worker.run(Retry::Never, |sessions| operation(&sessions.main));
+            // Kept by the job, not by the caller: a caller that gave up must not let the next one in.
+            drop(turn);
+            result
         };
         self.inner.pool.run(job).await
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cryptoki::context::Function;
 use cryptoki::error::{Error as CallError, RvError};
 use cryptoki::object::{Attribute, ObjectHandle};
-use cryptoki::session::Session;
+use cryptoki::session::{Session, SessionState};
 use zeroize::Zeroizing;
 
 use crate::connection::Connection;
@@ -202,7 +202,17 @@ impl Lane {
         if found.next().transpose()?.is_some() {
             return Err(HsmError::Duplicate(what()));
         }
+        drop(found);
+        // Without a login private objects are invisible, not forbidden: nothing found proves nothing.
+        if first.is_none() && !self.is_logged_in()? {
+            return Err(CallError::Pkcs11(RvError::UserNotLoggedIn, Function::FindObjects).into());
+        }
         Ok(first)
+    }
+
+    fn is_logged_in(&self) -> Result<bool, HsmError> {
+        let state = self.session.get_session_info()?.session_state();
+        Ok(matches!(state, SessionState::RwUser))
     }
 
     /// OS random xor HSM random: good when either is.

@@ -8,4 +8,7 @@
 )]
 
 mod envelope;
+mod faults;
+mod keys;
+mod opening;
 mod support;

@@ -11,6 +11,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use countersign_hsm::{HsmError, KekName, ObjectAad, Pin, Profile, Purpose, Token, TokenConfig};
+use cryptoki::context::Pkcs11;
+use cryptoki::session::Session;
 
 pub(crate) const LABEL: &str = "test";
 pub(crate) const PIN: &str = "correct-horse";
@@ -146,6 +148,15 @@ impl Bench {
         }
     }
 
+    /// The shipped profile with one text replaced.
+    pub(crate) fn profile_with(&self, from: &str, to: &str) -> Profile {
+        let shipped = include_str!("../../profiles/softhsm2.toml");
+        assert!(shipped.contains(from), "{from}");
+        let path = self.directory.join("profile.toml");
+        fs::write(&path, shipped.replace(from, to)).unwrap();
+        Profile::load(&path).unwrap()
+    }
+
     pub(crate) fn open(&self) -> Token {
         Token::open(self.config()).unwrap()
     }
@@ -161,10 +172,43 @@ impl Bench {
 
     /// How often the module was called so far.
     pub(crate) fn calls(&self, function: &str) -> usize {
+        self.records(function).len()
+    }
+
+    /// The sessions that called a function, in order, as the spy prints them.
+    pub(crate) fn sessions_of(&self, function: &str) -> Vec<String> {
+        let session = |call: &String| {
+            call.lines()
+                .find(|line| line.contains("hSession"))
+                .unwrap()
+                .to_owned()
+        };
+        self.records(function).iter().map(session).collect()
+    }
+
+    /// The input bytes of every call of a one-shot function, in order.
+    pub(crate) fn inputs_of(&self, function: &str) -> Vec<Vec<u8>> {
+        let input = |call: &String| {
+            let dump = call
+                .lines()
+                .skip_while(|line| !line.starts_with("[in] p"))
+                .skip(1);
+            // "    00000000  96 94 E5 ...  ......": 16 columns of three characters each.
+            let rows = dump.take_while(|line| line.starts_with("    0"));
+            let digits: String = rows
+                .map(|row| row.get(14..62).unwrap().replace(' ', ""))
+                .collect();
+            hex::decode(digits).unwrap()
+        };
+        self.records(function).iter().map(input).collect()
+    }
+
+    /// What the spy wrote about each call of a function.
+    fn records(&self, function: &str) -> Vec<String> {
         let log = fs::read_to_string(self.directory.join("spy.log")).unwrap_or_default();
-        log.lines()
-            .filter(|line| line.ends_with(&format!(": {function}")))
-            .count()
+        let head = format!(": {function}\n");
+        let calls = log.split("\n\n").filter(|call| call.contains(&head));
+        calls.map(ToOwned::to_owned).collect()
     }
 
     /// Every file of the token directory, concatenated.
@@ -206,4 +250,21 @@ pub(crate) fn share_aad() -> ObjectAad {
         role: "P2",
         public_key: vec![2; 33],
     }
+}
+
+/// The module as another user in this process sees it.
+pub(crate) fn second_module() -> Pkcs11 {
+    let module = Pkcs11::new(softhsm()).unwrap();
+    std::mem::forget(module.clone());
+    module
+}
+
+/// A session of that other user, on the token [`LABEL`]; logged in because the application is.
+pub(crate) fn second_session() -> Session {
+    let module = second_module();
+    let slots = module.get_slots_with_token().unwrap();
+    let ours = slots
+        .into_iter()
+        .find(|slot| module.get_token_info(*slot).unwrap().label() == LABEL);
+    module.open_rw_session(ours.unwrap()).unwrap()
 }
