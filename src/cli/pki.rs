@@ -36,7 +36,10 @@ impl Validity {
     /// From an hour before `now`, because clocks differ, for `days`.
     #[must_use]
     pub const fn days(now: Timestamp, days: i64) -> Self {
-        Self { from: now.plus_seconds(-3600), until: now.plus_seconds(days.saturating_mul(86_400)) }
+        Self {
+            from: now.plus_seconds(-3600),
+            until: now.plus_seconds(days.saturating_mul(86_400)),
+        }
     }
 }
 
@@ -57,13 +60,19 @@ impl Authority {
         let mut params = params(common_name, validity);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
+        Ok(Self(CertifiedIssuer::self_signed(
+            params,
+            KeyPair::generate()?,
+        )?))
     }
 
     /// The authority's own certificate and key.
     #[must_use]
     pub fn own(&self) -> Issued {
-        Issued { certificate: self.0.pem(), key: Zeroizing::new(self.0.key().serialize_pem()) }
+        Issued {
+            certificate: self.0.pem(),
+            key: Zeroizing::new(self.0.key().serialize_pem()),
+        }
     }
 
     /// Signs a certificate for a new key.
@@ -87,7 +96,10 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?;
-        Ok(Issued { certificate: certificate.pem(), key: Zeroizing::new(key.serialize_pem()) })
+        Ok(Issued {
+            certificate: certificate.pem(),
+            key: Zeroizing::new(key.serialize_pem()),
+        })
     }
 }
 
@@ -98,7 +110,9 @@ fn params(common_name: &str, validity: Validity) -> CertificateParams {
     };
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     params.not_before = at(validity.from);
     params.not_after = at(validity.until);
     params

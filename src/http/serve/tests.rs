@@ -1,4 +1,9 @@
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
 use std::io;
 use std::net::SocketAddr;
@@ -61,7 +66,10 @@ fn write(directory: &Path, name: &str, text: &str) -> std::path::PathBuf {
 }
 
 fn limits() -> Limits {
-    Limits { max_connections: 64, ..Limits::default() }
+    Limits {
+        max_connections: 64,
+        ..Limits::default()
+    }
 }
 
 async fn serve(app: Router, roles: &'static [Role], limits: Limits) -> Server {
@@ -69,7 +77,12 @@ async fn serve(app: Router, roles: &'static [Role], limits: Limits) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let name = vec![SanType::DnsName("localhost".try_into().unwrap())];
     let own = authority
-        .issue("server", name, Usage::Server, Validity::days(clock::now(), 10))
+        .issue(
+            "server",
+            name,
+            Usage::Server,
+            Validity::days(clock::now(), 10),
+        )
         .unwrap();
     let tls = server_config(&TlsFiles {
         certificate: write(directory.path(), "server.pem", &own.certificate),
@@ -78,25 +91,44 @@ async fn serve(app: Router, roles: &'static [Role], limits: Limits) -> Server {
     })
     .unwrap();
     let mut clients = AllowList::new();
-    for (name, role) in [(GATEWAY, Role::Gateway), (OPERATOR, Role::Operator), (METRICS, Role::Metrics)] {
+    for (name, role) in [
+        (GATEWAY, Role::Gateway),
+        (OPERATOR, Role::Operator),
+        (METRICS, Role::Metrics),
+    ] {
         let name = SubjectName::parse(name).unwrap();
         assert!(clients.insert(name, role, TenantId::parse("default").unwrap()));
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let entrance = Arc::new(Entrance { tls, clients: Arc::new(clients), roles });
+    let entrance = Arc::new(Entrance {
+        tls,
+        clients: Arc::new(clients),
+        roles,
+    });
     let task = tokio::spawn(run(listener, entrance, app, limits, shutdown.clone()));
-    Server { address, authority, shutdown, task }
+    Server {
+        address,
+        authority,
+        shutdown,
+        task,
+    }
 }
 
 async fn api() -> Server {
     let app = Router::new()
-        .route("/whoami", get(|Peer(peer): Peer| async move { format!("{} {}", peer.san(), peer.tenant()) }))
-        .route("/slow", get(|| async {
-            sleep(Duration::from_millis(400)).await;
-            "finished"
-        }))
+        .route(
+            "/whoami",
+            get(|Peer(peer): Peer| async move { format!("{} {}", peer.san(), peer.tenant()) }),
+        )
+        .route(
+            "/slow",
+            get(|| async {
+                sleep(Duration::from_millis(400)).await;
+                "finished"
+            }),
+        )
         .route("/echo", post(|body: Bytes| async move { body }));
     serve(app, API_ROLES, limits()).await
 }
@@ -107,14 +139,22 @@ impl Server {
     }
 
     fn issue(&self, name: &str, usage: Usage, validity: Validity) -> Issued {
-        self.authority.issue("client", uri(name), usage, validity).unwrap()
+        self.authority
+            .issue("client", uri(name), usage, validity)
+            .unwrap()
     }
 
-    fn config(&self, client: Option<&Issued>, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    fn config(
+        &self,
+        client: Option<&Issued>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         let ca = self.authority.own().certificate;
-        roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap())
+            .unwrap();
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .unwrap()
@@ -146,19 +186,26 @@ impl Server {
     }
 
     async fn get_as(&self, client: &Issued, path: &str) -> io::Result<String> {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        self.request(Arc::new(self.config(Some(client), TLS13)), &request).await
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        self.request(Arc::new(self.config(Some(client), TLS13)), &request)
+            .await
     }
 
     async fn stop(self) {
         self.shutdown.cancel();
-        timeout(Duration::from_secs(5), self.task).await.expect("drained").unwrap();
+        timeout(Duration::from_secs(5), self.task)
+            .await
+            .expect("drained")
+            .unwrap();
     }
 }
 
 async fn read_to_end(stream: &mut TlsStream<TcpStream>) -> io::Result<String> {
     let mut bytes = Vec::new();
-    timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes)).await.expect("an answer in time")?;
+    timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes))
+        .await
+        .expect("an answer in time")?;
     Ok(String::from_utf8(bytes).unwrap())
 }
 
@@ -194,14 +241,25 @@ async fn a34_no_certificate_other_ca_expired_and_server_certificate_fail_the_han
     let now = clock::now();
     for (name, alert) in [("other ca", "UnknownCA"), ("test ca", "DecryptError")] {
         let foreign = authority(name)
-            .issue("client", uri(GATEWAY), Usage::Client, Validity::days(now, 1))
+            .issue(
+                "client",
+                uri(GATEWAY),
+                Usage::Client,
+                Validity::days(now, 1),
+            )
             .unwrap();
         refused_in_handshake(server.get_as(&foreign, "/whoami").await, alert);
     }
 
-    let expired = Validity { from: now.plus_seconds(-7200), until: now.plus_seconds(-3600) };
+    let expired = Validity {
+        from: now.plus_seconds(-7200),
+        until: now.plus_seconds(-3600),
+    };
     let expired = server.issue(GATEWAY, Usage::Client, expired);
-    refused_in_handshake(server.get_as(&expired, "/whoami").await, "CertificateExpired");
+    refused_in_handshake(
+        server.get_as(&expired, "/whoami").await,
+        "CertificateExpired",
+    );
 
     let wrong_use = server.issue(GATEWAY, Usage::Server, Validity::days(now, 1));
     let result = server.get_as(&wrong_use, "/whoami").await;
@@ -228,7 +286,10 @@ async fn a34_tls_1_2_and_plain_http_are_refused() {
 async fn a34_a_name_that_is_not_listed_or_has_another_role_is_forbidden() {
     let server = api().await;
     for name in ["spiffe://countersign.test/other", OPERATOR, METRICS] {
-        let answer = server.get_as(&server.client(name), "/whoami").await.unwrap();
+        let answer = server
+            .get_as(&server.client(name), "/whoami")
+            .await
+            .unwrap();
         assert!(answer.starts_with("HTTP/1.1 403"), "{name}: {answer}");
         assert!(answer.contains(r#""error":"FORBIDDEN_ROLE""#), "{answer}");
         assert!(answer.contains(r#""statusCode":403"#), "{answer}");
@@ -240,21 +301,35 @@ async fn a34_a_name_that_is_not_listed_or_has_another_role_is_forbidden() {
 async fn a34_operator_listener_serves_operators_and_lets_monitoring_read_health_only() {
     let metrics = Arc::new(Metrics::new(EnvironmentKind::Development).unwrap());
     let readiness = Readiness::new([Check::Store, Check::Hsm], Duration::from_secs(60));
-    let server = serve(operator::router(metrics, readiness.clone()), OPERATOR_ROLES, limits()).await;
+    let server = serve(
+        operator::router(metrics, readiness.clone()),
+        OPERATOR_ROLES,
+        limits(),
+    )
+    .await;
     let (operator, monitor) = (server.client(OPERATOR), server.client(METRICS));
 
-    let answer = server.get_as(&server.client(GATEWAY), "/healthz").await.unwrap();
+    let answer = server
+        .get_as(&server.client(GATEWAY), "/healthz")
+        .await
+        .unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     for client in [&operator, &monitor] {
         let answer = server.get_as(client, "/healthz").await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
     let answer = server.get_as(&monitor, "/readyz").await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("unknown"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("unknown"),
+        "{answer}"
+    );
     readiness.record(Check::Store, Ok(()));
     readiness.record(Check::Hsm, Ok(()));
     let answer = server.get_as(&monitor, "/readyz").await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""ready":true"#), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains(r#""ready":true"#),
+        "{answer}"
+    );
 
     let other = |client| server.get_as(client, "/anything");
     assert!(other(&operator).await.unwrap().starts_with("HTTP/1.1 404"));
@@ -274,7 +349,12 @@ async fn a34_every_handshake_is_full_and_hybrid() {
         let mut stream = server.connect(config.clone()).await.unwrap();
         let request = b"GET /whoami HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         stream.write_all(request).await.unwrap();
-        assert!(read_to_end(&mut stream).await.unwrap().starts_with("HTTP/1.1 200"));
+        assert!(
+            read_to_end(&mut stream)
+                .await
+                .unwrap()
+                .starts_with("HTTP/1.1 200")
+        );
         let session = stream.get_ref().1;
         assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full));
         let group = session.negotiated_key_exchange_group().unwrap().name();
@@ -303,7 +383,10 @@ async fn http_2_is_served_when_negotiated() {
 
 #[tokio::test]
 async fn a37_silent_clients_delay_nobody_and_are_cut_off() {
-    let limits = Limits { handshake_timeout: Duration::from_millis(500), ..limits() };
+    let limits = Limits {
+        handshake_timeout: Duration::from_millis(500),
+        ..limits()
+    };
     let app = Router::new().route("/whoami", get(|| async { "here" }));
     let server = serve(app, API_ROLES, limits).await;
     let mut silent = Vec::new();
@@ -311,11 +394,20 @@ async fn a37_silent_clients_delay_nobody_and_are_cut_off() {
         silent.push(TcpStream::connect(server.address).await.unwrap());
     }
     let started = Instant::now();
-    let answer = server.get_as(&server.client(GATEWAY), "/whoami").await.unwrap();
+    let answer = server
+        .get_as(&server.client(GATEWAY), "/whoami")
+        .await
+        .unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(started.elapsed() < Duration::from_millis(400), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_millis(400),
+        "{:?}",
+        started.elapsed()
+    );
     for mut stream in silent {
-        let read = timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await.expect("cut off");
+        let read = timeout(Duration::from_secs(5), stream.read(&mut [0; 1]))
+            .await
+            .expect("cut off");
         assert!(matches!(read, Ok(0) | Err(_)));
     }
     server.stop().await;
@@ -325,7 +417,12 @@ async fn a37_silent_clients_delay_nobody_and_are_cut_off() {
 async fn a37_idle_connections_slow_heads_and_slow_bodies_are_cut_off() {
     let short = Duration::from_millis(200);
     let app = Router::new().route("/echo", post(|body: Bytes| async move { body }));
-    let short = Limits { idle_timeout: short, header_timeout: short, body_timeout: short, ..limits() };
+    let short = Limits {
+        idle_timeout: short,
+        header_timeout: short,
+        body_timeout: short,
+        ..limits()
+    };
     let server = serve(app, API_ROLES, short).await;
     let config = Arc::new(server.config(Some(&server.client(GATEWAY)), TLS13));
 
@@ -348,10 +445,18 @@ async fn shutdown_finishes_running_requests_and_accepts_no_more() {
     let gateway = server.client(GATEWAY);
     let config = Arc::new(server.config(Some(&gateway), TLS13));
     let mut stream = server.connect(config).await.unwrap();
-    stream.write_all(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
     sleep(Duration::from_millis(100)).await;
     server.shutdown.cancel();
-    assert!(read_to_end(&mut stream).await.unwrap().ends_with("finished"));
+    assert!(
+        read_to_end(&mut stream)
+            .await
+            .unwrap()
+            .ends_with("finished")
+    );
     let address = server.address;
     server.stop().await;
     assert!(TcpStream::connect(address).await.is_err());
