@@ -50,7 +50,7 @@ cargo_tool() { # name version cargo-flags...
         return
     fi
     say "building $name $version with cargo install (once, several minutes)"
-    # A quick build: these tools wait for other programs most of the time.
+    # A quick build: these tools mostly wait for other programs.
     CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=64 \
         CARGO_PROFILE_RELEASE_DEBUG=false cargo install --quiet --locked "$@" "$name@$version"
 }

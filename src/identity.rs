@@ -1,1 +1,4 @@
-//! (in preparation)
+//! Who asks: a client certificate becomes a [`certificate::ClientIdentity`], a device signature an owner.
+
+pub mod certificate;
+pub mod owner;

@@ -1,0 +1,393 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use p256::ecdsa::Signature;
+use p256::ecdsa::signature::Verifier;
+use serde_json::json;
+
+use super::base::{inner_list, signature_base};
+use super::*;
+
+const NOW: i64 = 1_795_338_000;
+
+fn key() -> DeviceKey {
+    DeviceKey::from_bytes(&[3; 32]).unwrap()
+}
+
+fn post() -> RequestParts<'static> {
+    RequestParts {
+        method: "POST",
+        path: "/api/v1/mpc/sign",
+        query: "",
+        content_type: Some("application/json"),
+        audience: "signer.example",
+        idempotency_key: Some("9b0f"),
+        body: Some(b"{\"sessionId\":\"1\"}"),
+    }
+}
+
+fn get() -> RequestParts<'static> {
+    RequestParts {
+        method: "GET",
+        content_type: None,
+        idempotency_key: None,
+        body: None,
+        ..post()
+    }
+}
+
+fn signed(request: &RequestParts<'_>) -> (SignedHeaders, Claim) {
+    let headers = sign(&key(), request, NOW, [5; 16]).unwrap();
+    let claim = parse(&headers.signature_input, &headers.signature).unwrap();
+    (headers, claim)
+}
+
+fn verify(
+    claim: &Claim,
+    request: &RequestParts<'_>,
+    digest: Option<&str>,
+    now: i64,
+) -> Option<OwnerProofError> {
+    claim
+        .verify(key().verifying_key(), request, digest, now)
+        .err()
+}
+
+#[test]
+fn s4_signed_requests_verify() {
+    for request in [
+        post(),
+        get(),
+        RequestParts {
+            query: "page=2&x=%20",
+            ..get()
+        },
+    ] {
+        let (headers, claim) = signed(&request);
+        assert_eq!(
+            verify(&claim, &request, headers.content_digest.as_deref(), NOW),
+            None
+        );
+        assert_eq!(claim.key_id, key().thumbprint());
+        assert_eq!(
+            (claim.created, claim.expires, claim.nonce),
+            (NOW, NOW + 60, [5; 16])
+        );
+    }
+}
+
+#[test]
+fn s4_each_altered_component_is_refused() {
+    let (headers, claim) = signed(&post());
+    let digest = headers.content_digest.as_deref();
+    let altered = |request: RequestParts<'_>| verify(&claim, &request, digest, NOW);
+    let signature = Some(OwnerProofError::Signature);
+    assert_eq!(
+        altered(RequestParts {
+            method: "PUT",
+            ..post()
+        }),
+        signature
+    );
+    assert_eq!(
+        altered(RequestParts {
+            path: "/api/v1/mpc/sigm",
+            ..post()
+        }),
+        signature
+    );
+    assert_eq!(
+        altered(RequestParts {
+            query: "a=1",
+            ..post()
+        }),
+        signature
+    );
+    assert_eq!(
+        altered(RequestParts {
+            content_type: Some("text/plain"),
+            ..post()
+        }),
+        signature
+    );
+    assert_eq!(
+        altered(RequestParts {
+            audience: "other.example",
+            ..post()
+        }),
+        signature
+    );
+    assert_eq!(
+        altered(RequestParts {
+            idempotency_key: Some("9b10"),
+            ..post()
+        }),
+        signature
+    );
+    // Another body under the signed header; and with a header of its own.
+    let other_body = RequestParts {
+        body: Some(b"{}"),
+        ..post()
+    };
+    assert_eq!(altered(other_body), Some(OwnerProofError::DigestMismatch));
+    assert_eq!(
+        verify(
+            &claim,
+            &other_body,
+            other_body.content_digest().as_deref(),
+            NOW
+        ),
+        signature
+    );
+}
+
+#[test]
+fn s4_other_component_sets_are_refused() {
+    let (headers, claim) = signed(&post());
+    let digest = headers.content_digest.as_deref();
+    let components = Some(OwnerProofError::WrongComponents);
+    assert_eq!(
+        verify(
+            &claim,
+            &RequestParts {
+                idempotency_key: None,
+                ..post()
+            },
+            digest,
+            NOW
+        ),
+        components
+    );
+    assert_eq!(verify(&claim, &get(), None, NOW), components);
+    assert_eq!(
+        verify(
+            &claim,
+            &RequestParts {
+                content_type: None,
+                ..post()
+            },
+            digest,
+            NOW
+        ),
+        components
+    );
+    assert_eq!(
+        verify(&claim, &post(), None, NOW),
+        Some(OwnerProofError::DigestMismatch)
+    );
+    let (_, bodiless) = signed(&get());
+    assert_eq!(verify(&bodiless, &post(), digest, NOW), components);
+    assert_eq!(
+        verify(&bodiless, &get(), digest, NOW),
+        Some(OwnerProofError::DigestMismatch)
+    );
+}
+
+#[test]
+fn s4_the_time_window_is_exact() {
+    let (headers, claim) = signed(&post());
+    let at = |now| verify(&claim, &post(), headers.content_digest.as_deref(), now);
+    assert_eq!(at(NOW - 5), None);
+    assert_eq!(at(NOW + 60), None);
+    assert_eq!(at(NOW - 6), Some(OwnerProofError::OutsideWindow));
+    assert_eq!(at(NOW + 61), Some(OwnerProofError::OutsideWindow));
+
+    let (headers, claim) = signed(&get());
+    let stretched = |from: &str, to: &str| {
+        let input = headers.signature_input.replace(from, to);
+        verify(
+            &parse(&input, &headers.signature).unwrap(),
+            &get(),
+            None,
+            NOW,
+        )
+    };
+    let expires = format!("expires={}", NOW + 60);
+    assert_eq!(
+        stretched(&expires, &format!("expires={}", NOW + 61)),
+        Some(OwnerProofError::OutsideWindow)
+    );
+    assert_eq!(
+        stretched(&expires, &format!("expires={}", NOW - 1)),
+        Some(OwnerProofError::OutsideWindow)
+    );
+    assert_eq!(
+        stretched(&expires, &format!("expires={}", i64::MIN)),
+        Some(OwnerProofError::OutsideWindow)
+    );
+    assert_eq!(
+        stretched(&expires, &format!("expires={}", NOW + 59)),
+        Some(OwnerProofError::Signature)
+    );
+    assert_eq!(
+        verify(&claim, &get(), None, i64::MIN),
+        Some(OwnerProofError::OutsideWindow)
+    );
+}
+
+#[test]
+fn s4_another_key_is_refused() {
+    let (_, claim) = signed(&get());
+    let other = DeviceKey::from_bytes(&[4; 32]).unwrap();
+    let outcome = claim.verify(other.verifying_key(), &get(), None, NOW);
+    assert_eq!(outcome, Err(OwnerProofError::WrongKey));
+}
+
+#[test]
+fn s4_there_is_one_spelling() {
+    let (headers, _) = signed(&post());
+    let input = headers.signature_input.as_str();
+    let refused = |input: &str, signature: &str| {
+        assert_eq!(
+            parse(input, signature).err(),
+            Some(OwnerProofError::Malformed),
+            "{input} {signature}"
+        );
+    };
+    let respelled = [
+        input.replacen("p1=", "p2=", 1),
+        format!("{input}, {input}"),
+        format!("{input},p2=()"),
+        format!(" {input}"),
+        format!("{input} "),
+        format!("{input};x=1"),
+        input.replacen(";created", "; created", 1),
+        input.replacen("created=", "created=+", 1),
+        input.replacen("created=", "created=0", 1),
+        input.replacen(";expires", ";created=1;expires", 1),
+        input.replacen("ecdsa-p256-sha256", "ed25519", 1),
+        input.replacen("mpc-wallet-p1/1", "mpc-wallet-p1/2", 1),
+        input.replacen("nonce=\"BQUF", "nonce=\"", 1),
+        input.replacen("keyid=\"", "keyid=\"A", 1),
+        input.replacen(";alg=\"ecdsa-p256-sha256\"", "", 1),
+        String::new(),
+    ];
+    for input in &respelled {
+        refused(input, &headers.signature);
+    }
+    let encoded = headers.signature.as_str();
+    for signature in [
+        format!("{encoded}, {encoded}"),
+        encoded.replacen("p1", "p2", 1),
+        encoded.replacen(":", "", 1),
+        encoded.replace("==", ""),
+        "p1=::".to_owned(),
+        format!("p1=:{}:", STANDARD.encode([0; 64])),
+    ] {
+        refused(input, &signature);
+    }
+}
+
+#[test]
+fn s4_duplicated_or_unknown_components_are_refused() {
+    let (headers, _) = signed(&get());
+    for (from, to) in [
+        ("\"@method\" ", "\"@method\" \"@method\" "),
+        ("\"@method\" ", ""),
+        ("\"@method\" ", "\"@method\";req "),
+        ("\"@method\" \"@path\"", "\"@path\" \"@method\""),
+        ("\"mpc-audience\"", "\"mpc-audience\" \"x-other\""),
+    ] {
+        let input = headers.signature_input.replacen(from, to, 1);
+        let claim = parse(&input, &headers.signature).unwrap();
+        assert_eq!(
+            verify(&claim, &get(), None, NOW),
+            Some(OwnerProofError::WrongComponents),
+            "{input}"
+        );
+    }
+}
+
+#[test]
+fn s4_values_that_would_forge_lines_are_refused() {
+    for audience in ["", " a", "a ", "a\nb", "a\r", "ä"] {
+        let request = RequestParts { audience, ..get() };
+        assert_eq!(
+            sign(&key(), &request, NOW, [5; 16]).err(),
+            Some(OwnerProofError::InvalidComponent)
+        );
+    }
+}
+
+/// RFC 9421 appendix B.2.4 with the key of B.1.3: the base as printed, and its ECDSA P-256 signature.
+#[test]
+fn s4_rfc_9421_b_2_4() {
+    let key = parse_public_key(&json!({
+        "kty": "EC", "crv": "P-256", "kid": "test-key-ecc-p256",
+        "x": "qIVYZVLCrPZHGHjP17CTW0_-D9Lfw0EkjqF7xB4FivA",
+        "y": "Mc4nN9LTDOBhfoUeg8Ye9WedFRhnZXZJA12Qp0zZ6F0",
+    }))
+    .unwrap();
+    let digest = "sha-512=:mEWXIS7MaLRuGgxOBdODa3xqM1XdEvxoYhvlCFJ41QJgJc4GTsPp29l5oGX69wWdXymyU0rjJuahq4l5aGgfLQ==:";
+    let components = [
+        ("@status", "200".to_owned()),
+        ("content-type", "application/json".to_owned()),
+        ("content-digest", digest.to_owned()),
+        ("content-length", "23".to_owned()),
+    ];
+    let list = inner_list(components.iter().map(|(name, _)| name));
+    let base = signature_base(
+        &components,
+        &format!("{list};created=1618884473;keyid=\"test-key-ecc-p256\""),
+    );
+    let expected = format!(
+        "\"@status\": 200\n\"content-type\": application/json\n\"content-digest\": {digest}\n\"content-length\": 23\n\
+         \"@signature-params\": (\"@status\" \"content-type\" \"content-digest\" \"content-length\")\
+         ;created=1618884473;keyid=\"test-key-ecc-p256\""
+    );
+    assert_eq!(base, expected);
+    let signature =
+        "wNmSUAhwb5LxtOtOpNa6W5xj067m5hFrj0XQ4fvpaCLx0NKocgPquLgyahnzDnDAUy5eCdlYUEkLIj+32oiasw==";
+    let signature = Signature::from_slice(&STANDARD.decode(signature).unwrap()).unwrap();
+    key.verify(base.as_bytes(), &signature).unwrap();
+    assert!(
+        key.verify(base.replace("23", "24").as_bytes(), &signature)
+            .is_err()
+    );
+}
+
+/// The key and `jkt` of RFC 9449 (DPoP), sections 4.1 and 6.1.
+#[test]
+fn s4_thumbprint_vector() {
+    let jwk = json!({
+        "kty": "EC", "crv": "P-256",
+        "x": "l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs",
+        "y": "9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA",
+    });
+    let key = parse_public_key(&jwk).unwrap();
+    assert_eq!(
+        thumbprint(&key),
+        "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+    );
+}
+
+#[test]
+fn public_keys_parse_from_jwk_and_sec1_only() {
+    let key = key();
+    for compressed in [false, true] {
+        let sec1 = hex::encode(key.verifying_key().to_sec1_point(compressed).as_bytes());
+        assert_eq!(
+            parse_public_key(&json!(sec1)).unwrap(),
+            *key.verifying_key()
+        );
+    }
+    let invalid = Some(OwnerProofError::InvalidKey);
+    for value in [
+        json!(""),
+        json!("00"),
+        json!("04ff"),
+        json!(7),
+        json!({}),
+        json!({"kty": "EC", "crv": "P-384"}),
+    ] {
+        assert_eq!(parse_public_key(&value).err(), invalid, "{value}");
+    }
+    let off_curve = hex::encode([[4].as_slice(), &[1; 64]].concat());
+    assert_eq!(parse_public_key(&json!(off_curve)).err(), invalid);
+    let private = json!({"kty": "EC", "crv": "P-256", "x": "", "y": "", "d": "secret"});
+    assert_eq!(
+        parse_public_key(&private).err(),
+        Some(OwnerProofError::PrivateKey)
+    );
+}
