@@ -109,14 +109,23 @@ pub struct Hsm {
     pub token_label: String,
     /// File with the user PIN; accessible to its owner only.
     pub pin_file: PathBuf,
-    /// Name of a built-in profile (`softhsm2`) or path of a profile file.
-    pub profile: String,
+    /// What is special about this model of HSM.
+    pub profile: HsmProfile,
     /// Worker threads, each with one session.
     pub workers: usize,
     /// Calls that may wait for a worker.
     pub queue: usize,
     /// Longest time from queueing to answer.
     pub deadline: Duration,
+}
+
+/// Where the profile of an HSM comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HsmProfile {
+    /// One that ships with the program.
+    Builtin(String),
+    /// A file: the configured text holds a `/`.
+    File(PathBuf),
 }
 
 /// A chain we sign for.

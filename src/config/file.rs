@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Chain, Config, ConfigError, Hsm, Limits, Listener, Mpc, SecretUrl, TlsFiles};
+use super::{
+    Chain, Config, ConfigError, Hsm, HsmProfile, Limits, Listener, Mpc, SecretUrl, TlsFiles,
+};
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::{AllowList, Role, SubjectName};
 
@@ -349,7 +351,11 @@ impl<'a> Checker<'a> {
             module: self.present("hsm.module", &table.module)?,
             token_label: table.token_label,
             pin_file: self.private("hsm.pin_file", &pin_file)?,
-            profile: table.profile,
+            profile: if table.profile.contains('/') {
+                HsmProfile::File(self.present("hsm.profile", Path::new(&table.profile))?)
+            } else {
+                HsmProfile::Builtin(table.profile)
+            },
             workers: count(table.workers, 4),
             queue: count(table.queue, 256),
             deadline: Duration::from_millis(table.deadline_ms.map_or(2_000, |ms| ms.get().into())),

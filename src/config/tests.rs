@@ -97,8 +97,8 @@ fn a_complete_file_becomes_typed_values_with_defaults() {
     assert_eq!(
         clients,
         [
-            (Role::SecurityOfficer, "default"),
-            (Role::Gateway, "default")
+            (Role::Gateway, "default"),
+            (Role::SecurityOfficer, "default")
         ]
     );
     let urls: Vec<_> = config

@@ -291,3 +291,6 @@ impl Drop for Busy {
         self.0.change(|running| running.saturating_sub(1));
     }
 }
+
+#[cfg(test)]
+mod tests;
