@@ -40,6 +40,30 @@ fn a38_another_version_is_refused_by_both_sides() {
     assert_eq!(outcome, refused(Refusal::UnsupportedVersion));
 }
 
+/// The byte counts of `README.md`; a change of any of them is another protocol version.
+#[test]
+fn a38_sizes_are_the_documented_ones() {
+    let (p1, kg1) = P1Keygen::start().unwrap();
+    let (p2, reply_1) = keygen::p2_round_1(&keygen_binding(), [2; 32], &kg1).unwrap();
+    let (p1, kg2) = p1.round_2(&keygen_binding(), &reply_1).unwrap();
+    let p2 = p2.round_2(&kg2).unwrap();
+    let p1 = p1.round_3(&p2.message).unwrap();
+    let digest = CanaryDigest::new("profile", 1, "session");
+    let reply_3 = p2.canary.finish(&p2.share, &p1.message, &digest).unwrap();
+    assert_eq!((kg1.len(), reply_1.len()), (101, 197));
+    assert_eq!((kg2.len(), p2.message.len()), (147_955, 174_580));
+    assert_eq!((p1.message.len(), reply_3.len()), (82_176, 55_489));
+
+    let wallet = dealt(1);
+    let (p1, sg1) = wallet.start();
+    let (_, reply) = wallet.answer(&sg1).unwrap();
+    let sg2 = p1.round_2(&wallet.p1, &reply).unwrap();
+    assert_eq!(
+        (sg1.len(), reply.len(), sg2.len()),
+        (26_821, 82_176, 55_489)
+    );
+}
+
 #[test]
 fn a12_headers_are_exact() {
     let wallet = dealt(1);
