@@ -317,12 +317,7 @@ impl Custody {
         }
     }
 
-    fn hsm_call(
-        &self,
-        call: HsmCall,
-        error: Option<&countersign_hsm::HsmError>,
-        started: Instant,
-    ) {
+    fn hsm_call(&self, call: HsmCall, error: Option<&countersign_hsm::HsmError>, started: Instant) {
         let result = error.map_or("ok", |error| error.kind().as_str());
         self.metrics.hsm_call(call, result, started.elapsed());
     }

@@ -16,9 +16,7 @@ use zeroize::Zeroizing;
 use crate::clock::{self, Timestamp};
 use crate::domain::EnvironmentId;
 use crate::store::kem_keys::{self, KemKeyRow};
-use crate::store::{
-    AuditEvent, AuditRecord, CommitError, Operation, Store, StoreError, Tx,
-};
+use crate::store::{AuditEvent, AuditRecord, CommitError, Operation, Store, StoreError, Tx};
 
 /// A key is replaced when it has less than this left, in seconds: a wallet that fetched it has
 /// always at least a day to use it.
@@ -186,7 +184,7 @@ impl KemRing {
         );
         let signature = self
             .token
-            .sign(self.identity_key, Sha256::digest(statement).into())
+            .sign(self.identity_key, statement.hash())
             .await
             .map_err(KemError::Hsm)?;
         let bytes = Zeroizing::new(secret.to_bytes().to_vec());

@@ -33,10 +33,7 @@ impl Custody {
             Ok(generated) => generated,
             Err(error) => return error.into(),
         };
-        let row = match self
-            .seal(permit, &generated.share, &generated.public)
-            .await
-        {
+        let row = match self.seal(permit, &generated.share, &generated.public).await {
             Ok(row) => row,
             Err(verdict) => return verdict,
         };

@@ -111,11 +111,7 @@ impl<T, const LIMIT: usize> Signed<T, LIMIT> {
     ///
     /// # Errors
     /// 400 when the key does not have the id the request says; 401 when it did not sign.
-    pub fn applicant(
-        &self,
-        key: &serde_json::Value,
-        key_id: &str,
-    ) -> Result<Applicant, ApiError> {
+    pub fn applicant(&self, key: &serde_json::Value, key_id: &str) -> Result<Applicant, ApiError> {
         let key = parse_public_key(key)
             .map_err(|error| ApiError::invalid(format!("clientShare.publicKey: {error}")))?;
         if countersign_mpc::owner_proof::thumbprint(&key) != key_id {
@@ -163,7 +159,11 @@ async fn json_body(
         return Err(ApiError::too_large(limit));
     }
     // One allocation, so that growing leaves no copy behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(if announced > 0 { announced } else { limit }));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(if announced > 0 {
+        announced
+    } else {
+        limit
+    }));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ApiError::invalid("The body ended early"))?;
         if let Some(data) = frame.data_ref() {

@@ -223,8 +223,7 @@ fn fee_error(refusal: FeeRefusal) -> Error {
 }
 
 fn prepared(session: &SessionRow, transaction: &TransactionRow) -> Result<Prepared, Error> {
-    let unsigned =
-        Unsigned1559::from_payload(&transaction.payload).map_err(|_| Error::Internal)?;
+    let unsigned = Unsigned1559::from_payload(&transaction.payload).map_err(|_| Error::Internal)?;
     Ok(Prepared {
         unsigned: unsigned.fields(),
         digest: transaction.digest,

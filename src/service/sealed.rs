@@ -8,9 +8,7 @@ use zeroize::Zeroizing;
 use super::Error;
 use crate::custody::{KemRing, Message};
 use crate::domain::{DeviceKeyId, Generation, ProfileId, SessionId, TenantId};
-use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Store, Tx,
-};
+use crate::store::{AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Store, Tx};
 
 /// The text of a sealed message. It may hold anything a client put there, a bare secret among it,
 /// so it is wiped and never printed.
@@ -69,7 +67,7 @@ impl Opener {
             Ok(message) => Ok(message),
             Err(EnvelopeError::BareSecret) => {
                 let device = binding.device.to_string();
-                self.store.commit(SecretSent { device }).await?;
+                self.store.commit(SecretSent { device }).await?.into_inner();
                 Err(Error::InvalidKeyShare(
                     "A bare secret was sent. Never send a key share: send the sealed message",
                 ))

@@ -98,7 +98,10 @@ impl Settlement {
             Ok(_) => Some(to),
             Err(CommitError::Refused(_)) => None,
             Err(CommitError::Store(error)) => {
-                tracing::error!(?error, "the progress of a transaction could not be recorded");
+                tracing::error!(
+                    ?error,
+                    "the progress of a transaction could not be recorded"
+                );
                 None
             }
         }
@@ -151,7 +154,10 @@ impl Settlement {
         match node.broadcast(raw).await {
             Broadcast::Accepted { hash_matches } => {
                 if !hash_matches {
-                    tracing::error!(chain = row.chain_id, "rpc_hash_mismatch: the node reports another hash than ours");
+                    tracing::error!(
+                        chain = row.chain_id,
+                        "rpc_hash_mismatch: the node reports another hash than ours"
+                    );
                 }
                 self.metrics.broadcast(Label::Submitted);
                 Some(TransactionState::Submitted)

@@ -19,9 +19,7 @@ pub(super) async fn owned_profile(
 ) -> Result<ProfileRow, Error> {
     profiles::find(reads, id)
         .await?
-        .filter(|profile| {
-            profile.owner_id == owner.owner_id() && profile.tenant == *owner.tenant()
-        })
+        .filter(|profile| profile.owner_id == owner.owner_id() && profile.tenant == *owner.tenant())
         .ok_or(Error::ProfileNotFound)
 }
 

@@ -127,9 +127,12 @@ impl Sign {
         let payload = self.payload(session.session_id).await?;
         let reply = self
             .steps
-            .run(admission, SessionKind::Sign, message, move |session, product| {
-                finish(session, product, &payload)
-            })
+            .run(
+                admission,
+                SessionKind::Sign,
+                message,
+                move |session, product| finish(session, product, &payload),
+            )
             .await?;
         self.deliver(reply, round.body_hash).await
     }

@@ -10,7 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use super::Error;
 use crate::custody::{Custody, Failure, Message, Product, Stepped, Verdict};
-use crate::domain::{DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, TenantId};
+use crate::domain::{
+    DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, TenantId,
+};
 use crate::gate::{self, Permit};
 use crate::policy::Policy;
 use crate::sessions::conclude::{Conclude, Effect, Gone};

@@ -73,7 +73,11 @@ impl Effect {
                 AuditOutcome::Done,
                 format!("generation {}", share.generation),
             ),
-            Self::Activate => (AuditEvent::ProfileActivated, AuditOutcome::Done, String::new()),
+            Self::Activate => (
+                AuditEvent::ProfileActivated,
+                AuditOutcome::Done,
+                String::new(),
+            ),
             Self::Sign { tx_hash, .. } => (
                 AuditEvent::TransactionSigned,
                 AuditOutcome::Done,
@@ -131,7 +135,7 @@ impl<R: Send + 'static> Operation for Conclude<R> {
         if !(moved && unlocked && closed) {
             return Err(CommitError::Refused(Gone));
         }
-        self.apply_effect(tx).await?;
+        apply_effect(tx, &self.session, &self.effect).await?;
         let record = self
             .effect
             .record()
@@ -142,69 +146,60 @@ impl<R: Send + 'static> Operation for Conclude<R> {
     }
 }
 
-impl<R> Conclude<R> {
-    async fn apply_effect(&self, tx: &mut Tx<'_>) -> Result<(), CommitError<Gone>> {
-        let profile = self.session.profile_id;
-        let found = match &self.effect {
-            Effect::Advance | Effect::NotRun => true,
-            Effect::StoreShare { share, address } => {
-                shares::insert_pending(tx, profile, share).await?;
-                profiles::set_address(tx, profile, Some(address)).await?;
-                profiles::change_state(tx, profile, ProfileState::Keygen, ProfileState::Pending)
-                    .await?
-            }
-            Effect::Activate => {
-                shares::activate(tx, profile, self.session.generation).await?
-                    && profiles::change_state(
-                        tx,
-                        profile,
-                        ProfileState::Pending,
-                        ProfileState::Active,
-                    )
-                    .await?
-            }
-            Effect::Sign { raw, tx_hash } => {
-                transactions::set_signed(tx, self.session.session_id, raw, tx_hash).await?
-            }
-            Effect::Abort { suspect, .. } => {
-                self.end(tx, |standing| {
-                    if *suspect { standing.failed() } else { standing }
-                })
-                .await?
-            }
-            Effect::Ban { .. } => self.end(tx, KeyStanding::banned).await?,
-        };
-        if found {
-            Ok(())
-        } else {
-            Err(CommitError::Refused(Gone))
+async fn apply_effect(
+    tx: &mut Tx<'_>,
+    session: &SessionRow,
+    effect: &Effect,
+) -> Result<(), CommitError<Gone>> {
+    let profile = session.profile_id;
+    let found = match effect {
+        Effect::Advance | Effect::NotRun => true,
+        Effect::StoreShare { share, address } => {
+            shares::insert_pending(tx, profile, share).await?;
+            profiles::set_address(tx, profile, Some(address)).await?;
+            profiles::change_state(tx, profile, ProfileState::Keygen, ProfileState::Pending).await?
         }
+        Effect::Activate => {
+            shares::activate(tx, profile, session.generation).await?
+                && profiles::change_state(tx, profile, ProfileState::Pending, ProfileState::Active)
+                    .await?
+        }
+        Effect::Sign { raw, tx_hash } => {
+            transactions::set_signed(tx, session.session_id, raw, tx_hash).await?
+        }
+        Effect::Abort { suspect: true, .. } => end(tx, session, KeyStanding::failed).await?,
+        Effect::Abort { suspect: false, .. } => end(tx, session, |standing| standing).await?,
+        Effect::Ban { .. } => end(tx, session, KeyStanding::banned).await?,
+    };
+    if found {
+        Ok(())
+    } else {
+        Err(CommitError::Refused(Gone))
     }
+}
 
-    /// A session that ends without a result: a key in the making is destroyed with it; a finished
-    /// key keeps its count.
-    async fn end(
-        &self,
-        tx: &mut Tx<'_>,
-        change: impl FnOnce(KeyStanding) -> KeyStanding,
-    ) -> Result<bool, StoreError> {
-        let profile_id = self.session.profile_id;
-        if self.session.kind == SessionKind::Keygen {
-            return super::lifecycle::destroy_profile(tx, profile_id).await;
-        }
-        let Some(profile) = profiles::find(tx, profile_id).await? else {
-            return Ok(false);
-        };
-        let standing = change(KeyStanding::of(&profile));
-        profiles::set_key(
-            tx,
-            profile_id,
-            standing.state,
-            standing.suspect_events,
-            standing.failed_signatures,
-        )
-        .await?;
-        transactions::release(tx, self.session.session_id).await?;
-        Ok(true)
+/// A session that ends without a result: a key in the making is destroyed with it; a finished key
+/// keeps its count.
+async fn end(
+    tx: &mut Tx<'_>,
+    session: &SessionRow,
+    change: fn(KeyStanding) -> KeyStanding,
+) -> Result<bool, StoreError> {
+    if session.kind == SessionKind::Keygen {
+        return super::lifecycle::destroy_profile(tx, session.profile_id).await;
     }
+    let Some(profile) = profiles::find(tx, session.profile_id).await? else {
+        return Ok(false);
+    };
+    let standing = change(KeyStanding::of(&profile));
+    profiles::set_key(
+        tx,
+        session.profile_id,
+        standing.state,
+        standing.suspect_events,
+        standing.failed_signatures,
+    )
+    .await?;
+    transactions::release(tx, session.session_id).await?;
+    Ok(true)
 }

@@ -251,12 +251,11 @@ pub async fn head(reads: &mut impl Reads) -> Result<Option<(i64, [u8; 32])>, Sto
 /// # Errors
 /// [`StoreError`] when the database fails or the position is taken.
 pub async fn append(tx: &mut Tx<'_>, link: &Link) -> Result<bool, StoreError> {
-    let marked = sqlx::query(
-        "UPDATE audit_records SET chained = 1 WHERE operation_id = $1 AND chained = 0",
-    )
-    .bind(link.operation_id.as_str())
-    .execute(tx.connection())
-    .await?;
+    let marked =
+        sqlx::query("UPDATE audit_records SET chained = 1 WHERE operation_id = $1 AND chained = 0")
+            .bind(link.operation_id.as_str())
+            .execute(tx.connection())
+            .await?;
     if marked.rows_affected() == 0 {
         return Ok(false);
     }

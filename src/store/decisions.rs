@@ -48,7 +48,11 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
     .bind(decision.decision_id.to_string())
     .bind(decision.profile_id.to_string())
     .bind(decision.action)
-    .bind(if decision.allowed { "allowed" } else { "denied" })
+    .bind(if decision.allowed {
+        "allowed"
+    } else {
+        "denied"
+    })
     .bind(decision.rules.as_str())
     .bind(decision.bundle_hash.as_slice())
     .bind(decision.inputs_hash.as_slice())
@@ -63,10 +67,7 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn find(
-    reads: &mut impl Reads,
-    id: DecisionId,
-) -> Result<Option<Standing>, StoreError> {
+pub async fn find(reads: &mut impl Reads, id: DecisionId) -> Result<Option<Standing>, StoreError> {
     let row: Option<(String, Vec<u8>, i64)> = sqlx::query_as(
         "SELECT outcome, bundle_hash, expires_at FROM decisions WHERE decision_id = $1",
     )

@@ -36,10 +36,7 @@ struct Raw {
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn valid(
-    reads: &mut impl Reads,
-    now: Timestamp,
-) -> Result<Vec<KemKeyRow>, StoreError> {
+pub async fn valid(reads: &mut impl Reads, now: Timestamp) -> Result<Vec<KemKeyRow>, StoreError> {
     const TABLE: &str = "kem_keys";
     let raws: Vec<Raw> = sqlx::query_as(
         "SELECT kid, public_key, sealed, signature, not_before, not_after FROM kem_keys \

@@ -85,10 +85,7 @@ impl TryFrom<Raw> for ProfileRow {
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn find(
-    reads: &mut impl Reads,
-    id: ProfileId,
-) -> Result<Option<ProfileRow>, StoreError> {
+pub async fn find(reads: &mut impl Reads, id: ProfileId) -> Result<Option<ProfileRow>, StoreError> {
     let raw: Option<Raw> = sqlx::query_as(
         "SELECT profile_id, tenant, owner_id, name, state, key_state, generation, address, checking, \
          suspect_events, failed_signatures, created_at FROM profiles WHERE profile_id = $1",
@@ -180,18 +177,13 @@ pub async fn set_address(
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn lock(
-    tx: &mut Tx<'_>,
-    id: ProfileId,
-    session: SessionId,
-) -> Result<bool, StoreError> {
-    let done = sqlx::query(
-        "UPDATE profiles SET checking = $2 WHERE profile_id = $1 AND checking IS NULL",
-    )
-    .bind(id.to_string())
-    .bind(session.to_string())
-    .execute(tx.connection())
-    .await?;
+pub async fn lock(tx: &mut Tx<'_>, id: ProfileId, session: SessionId) -> Result<bool, StoreError> {
+    let done =
+        sqlx::query("UPDATE profiles SET checking = $2 WHERE profile_id = $1 AND checking IS NULL")
+            .bind(id.to_string())
+            .bind(session.to_string())
+            .execute(tx.connection())
+            .await?;
     Ok(done.rows_affected() == 1)
 }
 

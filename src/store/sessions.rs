@@ -169,10 +169,7 @@ pub async fn overdue(
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn count_created(
-    reads: &mut impl Reads,
-    profile: ProfileId,
-) -> Result<i64, StoreError> {
+pub async fn count_created(reads: &mut impl Reads, profile: ProfileId) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar(
         "SELECT COUNT(*) FROM sessions WHERE profile_id = $1 AND state = 'created'",
     )
