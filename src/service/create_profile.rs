@@ -55,6 +55,8 @@ pub enum Reply {
     Active {
         /// The profile.
         profile_id: ProfileId,
+        /// The key generation.
+        session_id: SessionId,
         /// The wallet's address.
         address: [u8; 20],
         /// Our sealed message.
@@ -244,8 +246,9 @@ impl CreateProfile {
 
     fn remember(&self, reply: &Reply, body_hash: [u8; 32]) {
         let session_id = match reply {
-            Reply::Round1 { session_id, .. } | Reply::Round2 { session_id, .. } => *session_id,
-            Reply::Active { .. } => return,
+            Reply::Round1 { session_id, .. }
+            | Reply::Round2 { session_id, .. }
+            | Reply::Active { session_id, .. } => *session_id,
         };
         self.replies
             .put(session_id, body_hash, reply.clone(), clock::now());
@@ -299,6 +302,7 @@ fn finish(
         (Product::Proven(message), Some(address)) => {
             let reply = Reply::Active {
                 profile_id,
+                session_id,
                 address,
                 message,
             };

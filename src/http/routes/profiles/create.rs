@@ -140,6 +140,7 @@ fn answer(reply: Reply) -> (StatusCode, Json<Response>) {
             profile_id,
             address: bytes,
             message,
+            ..
         } => (
             StatusCode::CREATED,
             Response {
