@@ -1,5 +1,8 @@
 //! The command line of `countersignd`: one file per verb.
 
+pub mod doctor;
+mod files;
+pub mod init;
 mod output;
 pub mod pki;
 pub mod serve;
@@ -39,8 +42,12 @@ Logs are JSON lines on standard error, from level info; RUST_LOG=debug shows mor
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Make a new environment: keys in the token, database, configuration
+    Init(Box<init::Options>),
     /// Run the appliance until SIGTERM or SIGINT, then finish what is running
     Serve(ConfigOption),
+    /// Check configuration, certificates, token, database and chains; change nothing but the schema
+    Doctor(ConfigOption),
 }
 
 #[derive(clap::Args)]
@@ -139,11 +146,13 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
         .build()?;
     runtime.block_on(async {
         match verb {
+            Verb::Init(options) => init::run(&options).await,
             Verb::Serve(option) => {
                 let config = load(&option)?;
                 crate::telemetry::init().map_err(Failure::usage)?;
                 serve::run(config).await
             }
+            Verb::Doctor(option) => doctor::run(load(&option)?).await,
         }
     })
 }
@@ -184,6 +193,7 @@ mod tests {
         for arguments in [
             ["countersignd", "--dev", "serve"],
             ["countersignd", "serve", "--dev"],
+            ["countersignd", "init", "--insecure"],
         ] {
             assert_eq!(
                 Arguments::try_parse_from(arguments)

@@ -5,16 +5,16 @@
 //! are relative to the configuration file.
 
 mod file;
-mod secret;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use url::Url;
+
+use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::AllowList;
-
-pub use secret::SecretUrl;
 
 /// Everything `countersignd` was told.
 pub struct Config {
@@ -133,7 +133,7 @@ pub struct Chain {
     /// EIP-155 chain id.
     pub id: u64,
     /// Its JSON-RPC node; the URL may hold an access token.
-    pub rpc_url: SecretUrl,
+    pub rpc_url: NodeUrl,
 }
 
 /// Limits of the MPC engine.
@@ -195,6 +195,18 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         file::load(path)
     }
+}
+
+/// Whether a URL consists of scheme, host and port only, and so cannot hold an access token.
+#[must_use]
+pub fn is_plain_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    })
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use crate::clock;
 use crate::config::{Limits, TlsFiles};
 use crate::domain::{EnvironmentKind, TenantId};
 use crate::http::operator;
-use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES, Peer, server_config};
+use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES, Peer};
 use crate::identity::certificate::{AllowList, Role, SubjectName};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{Check, Readiness};
@@ -84,12 +84,11 @@ async fn serve(app: Router, roles: &'static [Role], limits: Limits) -> Server {
             Validity::days(clock::now(), 10),
         )
         .unwrap();
-    let tls = server_config(&TlsFiles {
+    let files = TlsFiles {
         certificate: write(directory.path(), "server.pem", &own.certificate),
         key: write(directory.path(), "server-key.pem", &own.key),
         client_ca: write(directory.path(), "ca.pem", &authority.own().certificate),
-    })
-    .unwrap();
+    };
     let mut clients = AllowList::new();
     for (name, role) in [
         (GATEWAY, Role::Gateway),
@@ -102,11 +101,13 @@ async fn serve(app: Router, roles: &'static [Role], limits: Limits) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let entrance = Arc::new(Entrance {
-        tls,
-        clients: Arc::new(clients),
+    let entrance = Entrance::new(
+        &files,
+        Arc::new(clients),
         roles,
-    });
+        EnvironmentKind::Development,
+    );
+    let entrance = Arc::new(entrance.unwrap());
     let task = tokio::spawn(run(listener, entrance, app, limits, shutdown.clone()));
     Server {
         address,
@@ -228,6 +229,7 @@ async fn a34_a_listed_client_is_known_by_its_certificate_and_never_by_headers() 
     let answer = server.request(config, &request).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.ends_with(&format!("{GATEWAY} default")), "{answer}");
+    assert!(answer.contains("mpc-mode: development"), "{answer}");
     server.stop().await;
 }
 
