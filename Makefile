@@ -1,0 +1,34 @@
+# `make` lists the commands. Each is a thin call: the work is in scripts/ and in cargo.
+
+.DEFAULT_GOAL := help
+.PHONY: help test demo bench test-long fmt lint peers clean-peers
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+test: ## run all that CI runs; installs what is missing
+	@scripts/test.sh
+
+demo: ## create a wallet and see a transaction mined on a local node; leaves nothing running
+	@scripts/demo.sh
+
+bench: ## measure the protocol and the whole server (release build, several minutes)
+	@scripts/setup.sh softhsm peers
+	cargo bench --workspace --locked
+
+test-long: ## everything in `make test`, then the tests marked ignored because they are slow
+	@scripts/test.sh
+	cargo nextest run --workspace --locked --run-ignored only
+
+fmt: ## format the source
+	cargo fmt --all
+
+lint: ## formatting and clippy, as CI sees them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+peers: ## install the local Ethereum nodes used by tests and demo into target/peers
+	@scripts/setup.sh peers
+
+clean-peers: ## remove them
+	rm -rf target/peers

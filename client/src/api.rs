@@ -1,0 +1,314 @@
+//! JSON of the appliance's API as the client sends and reads it (`protocol.md` sections 2.3, 2.4, 2.9 and 2.10).
+//!
+//! Answers may grow fields; the client ignores those it does not know and trusts none without checking it.
+
+use alloy_primitives::{Address, Bytes, U256};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+/// Path of profile creation (three requests).
+pub const PROFILES: &str = "/api/v2/profiles";
+/// Path of the signing rounds.
+pub const SIGN: &str = "/api/v1/mpc/sign";
+/// Path of the identity document.
+pub const IDENTITY: &str = "/api/v1/mpc/identity";
+
+/// Path of one profile.
+#[must_use]
+pub fn profile_path(profile_id: &str) -> String {
+    format!("{PROFILES}/{profile_id}")
+}
+
+/// Path that prepares a transaction.
+#[must_use]
+pub fn transactions_path(profile_id: &str) -> String {
+    format!("/api/v1/profiles/{profile_id}/transactions")
+}
+
+/// Path of one session.
+#[must_use]
+pub fn session_path(session_id: &str) -> String {
+    format!("/api/v1/mpc/sessions/{session_id}")
+}
+
+/// The `clientShare` object: who we are and one sealed message.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientShare {
+    /// RFC 7638 thumbprint of the device key.
+    pub key_id: String,
+    /// Device public key, SEC1 hex.
+    pub public_key: String,
+    /// Sealed message `mw1.…`.
+    pub share: String,
+}
+
+/// Body of keygen request 1.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreateProfile {
+    /// Name the profile gets on the server.
+    pub name: String,
+    /// Carries kg1.
+    pub client_share: ClientShare,
+}
+
+/// Body of keygen requests 2 and 3.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContinueProfile {
+    /// From answer 1.
+    pub profile_id: String,
+    /// From answer 1.
+    pub keygen_session_id: String,
+    /// Carries kg2 or kg3.
+    pub client_share: ClientShare,
+}
+
+/// Answer to each of the three keygen requests; fields appear as the protocol advances.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeygenAnswer {
+    /// The profile being created.
+    pub profile_id: String,
+    /// Answers 1 and 2.
+    pub keygen_session_id: Option<String>,
+    /// Answers 2 and 3.
+    pub session_wallet_address: Option<Address>,
+    /// `keygen_round_1`, `keygen_round_2` or `active`.
+    pub status: String,
+    /// Sealed answer of P2.
+    pub mpc_message: String,
+}
+
+/// `GET /api/v2/profiles/:id`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Profile {
+    /// The profile's id.
+    pub profile_id: String,
+    /// Its name on the server.
+    pub name: String,
+    /// Its address once there is one.
+    pub session_wallet_address: Option<Address>,
+    /// `keygen`, `pending`, `active` or `destroyed`.
+    pub status: String,
+    /// Generation in use.
+    pub key_generation: Option<u64>,
+    /// State of the key, for instance `STABLE` or `QUARANTINED`.
+    pub key_state: Option<String>,
+}
+
+/// Body of `POST /api/v1/profiles/:id/transactions`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrepareTransaction {
+    /// Recipient.
+    pub to: Address,
+    /// Wei, decimal.
+    pub value: String,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Call data.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub data: Bytes,
+    /// Gas limit the user insists on, 0x-hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gas: Option<String>,
+    /// Wei per gas the user insists on, 0x-hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_fee_per_gas: Option<String>,
+    /// Wei per gas the user insists on, 0x-hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_priority_fee_per_gas: Option<String>,
+    /// Generation of our share: an independent witness against rollback (A18).
+    pub key_generation: u64,
+}
+
+fn is_empty(data: &Bytes) -> bool {
+    data.0.is_empty()
+}
+
+/// Answer to it: a session that waits for round 1.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Prepared {
+    /// The transaction the server wants to sign.
+    pub unsigned_tx: UnsignedTx,
+    /// The signing session.
+    pub session_id: String,
+    /// What would be signed, hex. Only compared with our own.
+    pub digest: String,
+    /// Unix time in seconds after which the session is void.
+    pub expires_at: i64,
+    /// Generation the server will sign with.
+    pub key_generation: u64,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// 32 bytes hex.
+    pub server_nonce: String,
+    /// The policy decision behind the session.
+    pub policy_decision_id: String,
+}
+
+/// An EIP-1559 transaction in the API's notation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnsignedTx {
+    /// Transaction type, 2.
+    #[serde(rename = "type")]
+    pub kind: Quantity,
+    /// EIP-155 chain id.
+    pub chain_id: Quantity,
+    /// Account nonce.
+    pub nonce: Quantity,
+    /// Recipient.
+    pub to: Address,
+    /// Wei.
+    pub value: Quantity,
+    /// Call data.
+    #[serde(default)]
+    pub data: Bytes,
+    /// Gas limit.
+    pub gas: Quantity,
+    /// Wei per gas.
+    pub max_fee_per_gas: Quantity,
+    /// Wei per gas.
+    pub max_priority_fee_per_gas: Quantity,
+    /// Must be empty: the client asks for none.
+    #[serde(default)]
+    pub access_list: Vec<serde_json::Value>,
+    /// `0x02 ‖ rlp(fields)`, hex.
+    pub raw: Bytes,
+}
+
+/// A number as the API writes it: 0x-hex text, decimal text or a JSON number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantity(pub U256);
+
+impl Serialize for Quantity {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_string())
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Number(u64),
+            Text(String),
+        }
+        let invalid = || D::Error::custom("not a number");
+        match Form::deserialize(deserializer)? {
+            Form::Number(number) => Ok(Self(U256::from(number))),
+            Form::Text(text) => {
+                let (digits, radix) = text
+                    .strip_prefix("0x")
+                    .map_or((text.as_str(), 10), |hex| (hex, 16));
+                let plain =
+                    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+                plain
+                    .then(|| U256::from_str_radix(digits, radix).ok())
+                    .flatten()
+                    .map(Self)
+                    .ok_or_else(invalid)
+            }
+        }
+    }
+}
+
+/// Body of a signing round.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignRound {
+    /// The session.
+    pub session_id: String,
+    /// Sealed sg1 or sg2.
+    pub p1_signature_share: String,
+}
+
+/// Answer to round 1.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoundOneAnswer {
+    /// Sealed answer of P2.
+    pub mpc_message: String,
+}
+
+/// Answer to round 2.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RoundTwoAnswer {
+    /// Hash of the signed transaction.
+    pub tx_hash: String,
+    /// `submitted` or `broadcasting`.
+    pub status: String,
+}
+
+/// Body that starts a new attempt in a session.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restart {
+    /// The session.
+    pub session_id: String,
+    /// Always true.
+    pub restart: bool,
+}
+
+/// Answer to it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Restarted {
+    /// The new attempt.
+    pub attempt: u32,
+    /// Its 32-byte nonce, hex.
+    pub server_nonce: String,
+}
+
+/// `GET /api/v1/mpc/sessions/:id`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// The session.
+    pub session_id: String,
+    /// Its state, for instance `CREATED` or `SIGNED`.
+    pub state: String,
+    /// Attempt in progress.
+    pub attempt: u32,
+    /// Hash of the signed transaction, once there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_hash: Option<String>,
+    /// `broadcasting`, `submitted`, `mined`, `reverted` or `replaced`, once signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Block it was mined in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_number: Option<Quantity>,
+}
+
+/// Error body of every route.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorBody {
+    /// Stable code.
+    pub error: String,
+    /// A sentence for people.
+    pub message: String,
+    /// More, where it helps.
+    pub details: Option<String>,
+    /// What a program may do about it.
+    pub retry: Option<Retry>,
+}
+
+/// What a program may do after an error (`protocol.md` section 2.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retry {
+    /// The identical request again.
+    Same,
+    /// From the first message.
+    Restart,
+    /// Nothing.
+    Never,
+}

@@ -1,0 +1,146 @@
+//! The error of every flow, and what a user or a program should do about it.
+
+use countersign_mpc::error::MpcError;
+use thiserror::Error;
+
+use crate::{
+    config::ConfigError,
+    identity::IdentityError,
+    keystore::{KeystoreError, WalletName},
+    transport::{CallError, TransportError},
+    tx::Mismatch,
+    units::UnitError,
+};
+
+/// Why a flow stopped.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The configuration is not usable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The keystore refused or failed.
+    #[error(transparent)]
+    Keystore(#[from] KeystoreError),
+    /// The server could not be reached or refused.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The server is not the appliance this client belongs to.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The server wants to sign something else than the user asked for.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// Not an amount.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// A protocol step of ours failed before any message of the server was checked.
+    #[error("cannot prepare a protocol message")]
+    Protocol(#[source] MpcError),
+    /// A sealed message of the server does not open, or an answer contradicts what we know.
+    #[error("the server's answer is not credible: {0}")]
+    Answer(&'static str),
+    /// The wallet belongs to another environment than the configuration.
+    #[error("wallet {0} belongs to another environment than this configuration")]
+    OtherEnvironment(WalletName),
+    /// The chain is not in the configuration.
+    #[error("chain {0} is not in the configuration")]
+    UnknownChain(u64),
+    /// A payment was started and is neither finished nor abandoned.
+    #[error(
+        "an earlier payment of this wallet is not finished ({0}): run `countersign send {1} --resume` to finish it, \
+         or `countersign send {1} --abandon` to give it up"
+    )]
+    PaymentOpen(String, WalletName),
+    /// There is no payment to continue.
+    #[error("wallet {0} has no unfinished payment")]
+    NoPayment(WalletName),
+    /// The payment may have been signed, so it is not given up.
+    #[error(
+        "the payment may have been signed (session state {0}): run `countersign send … --resume` instead"
+    )]
+    NotAbandonable(String),
+    /// The user said no.
+    #[error("not sent: you did not agree")]
+    Declined,
+    /// The chain executed the transaction and it failed.
+    #[error("transaction {0} was mined but reverted: the fee is spent, the value is not")]
+    Reverted(String),
+    /// Another transaction with the same nonce was mined instead.
+    #[error("transaction {0} was replaced by another one with the same nonce")]
+    Replaced(String),
+    /// The transaction was not mined within the waiting time.
+    #[error("transaction {0} is not mined yet; it is signed, and the server keeps broadcasting it")]
+    NotMinedYet(String),
+    /// The command line asks for something impossible.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl From<TransportError> for ClientError {
+    fn from(error: TransportError) -> Self {
+        Self::Call(error.into())
+    }
+}
+
+impl ClientError {
+    /// The server's stable code, if the error is an answer of the server.
+    #[must_use]
+    pub fn server_code(&self) -> Option<&str> {
+        match self {
+            Self::Call(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Whether the wallet is banned.
+    #[must_use]
+    pub fn is_quarantined(&self) -> bool {
+        matches!(self, Self::Keystore(KeystoreError::Quarantined(_)))
+    }
+
+    /// The exit code of the command line; [`EXIT_CODES`] explains them.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_)
+            | Self::Unit(_)
+            | Self::Usage(_)
+            | Self::UnknownChain(_)
+            | Self::OtherEnvironment(_) => 2,
+            Self::Keystore(error) => match error {
+                KeystoreError::WrongPassphrase => 3,
+                KeystoreError::Quarantined(_) => 7,
+                KeystoreError::Protocol(_) => 8,
+                KeystoreError::NotFound(_)
+                | KeystoreError::Exists(_)
+                | KeystoreError::Busy
+                | KeystoreError::NotActive => 2,
+                _ => 4,
+            },
+            Self::Call(CallError::Transport(TransportError::Credentials { .. })) => 2,
+            Self::Call(CallError::Transport(_)) => 5,
+            Self::Call(CallError::Server(_)) => 6,
+            Self::Identity(_) | Self::Mismatch(_) | Self::Answer(_) | Self::Protocol(_) => 8,
+            Self::Declined => 9,
+            Self::PaymentOpen(..) | Self::NoPayment(_) | Self::NotAbandonable(_) => 10,
+            Self::Reverted(_) | Self::Replaced(_) => 11,
+            Self::NotMinedYet(_) => 12,
+        }
+    }
+}
+
+/// Exit codes of the command line and their meaning, as `--help` shows them.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  2   usage or configuration: wrong option, unknown wallet or chain, name taken, wallet in use
+  3   wrong passphrase
+  4   the wallet file is damaged or cannot be read or written
+  5   the appliance cannot be reached; running the same command again is safe
+  6   the appliance refused; its message and code say why
+  7   the wallet is QUARANTINED; nothing is signed with it any more
+  8   the appliance is not credible: wrong identity, another transaction than asked for, failed protocol step
+  9   you did not agree
+  10  an earlier payment is unfinished (--resume, --abandon), or there is none
+  11  the transaction was mined but reverted, or was replaced
+  12  the transaction is signed but was not mined within the waiting time";

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Installs what the named suites need and this machine lacks: setup.sh [softhsm] [peers] [cargo-tools]
+# As root it installs system packages itself; otherwise it says which to install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+NEXTEST_VERSION=0.9.151
+DENY_VERSION=0.20.2
+
+system_package() { # command package
+    have "$1" && return
+    if [ "$(id -u)" -eq 0 ] && have apt-get; then
+        say "installing system package $2"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null
+    else
+        die "'$1' is missing: install the package $2 (Debian: sudo apt-get install $2) and run this again"
+    fi
+}
+
+softhsm() { system_package softhsm2-util softhsm2; }
+
+# Local Ethereum nodes and ethers.js, at the versions of tests/peers/package-lock.json.
+peers() {
+    if ! have node || ! have npm; then
+        die "node (20 or later) and npm are needed for the local Ethereum nodes"
+    fi
+    mkdir -p target/peers
+    cp tests/peers/*.js tests/peers/package.json target/peers/
+    if ! cmp -s tests/peers/package-lock.json target/peers/installed; then
+        say "installing anvil, hardhat and ethers into target/peers"
+        cp tests/peers/package-lock.json target/peers/
+        # `npm ci` would refuse the lock: it cannot hold the anvil packages of all platforms.
+        # Install scripts stay off: nothing here needs them, and the anvil binary is in its package.
+        (cd target/peers && npm install --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null) \
+            || die "npm could not install the packages of tests/peers"
+        cp tests/peers/package-lock.json target/peers/installed
+    fi
+    local anvil
+    for anvil in target/peers/node_modules/@foundry-rs/anvil-*/bin/anvil; do
+        [ -x "$anvil" ] || die "the npm package of anvil has no binary for this machine"
+        ln -sf "${anvil#target/peers/}" target/peers/anvil
+    done
+}
+
+cargo_tool() { # name version cargo-flags...
+    local name=$1 version=$2 found
+    shift 2
+    found=$(cargo "${name#cargo-}" --version 2>/dev/null | awk 'NR == 1 {print $2}') || true
+    if [ -n "$found" ] && [ "$(printf '%s\n' "$version" "$found" | sort -V | head -1)" = "$version" ]; then
+        return
+    fi
+    say "building $name $version with cargo install (once, several minutes)"
+    # A quick build: these tools mostly wait for other programs.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_CODEGEN_UNITS=64 \
+        CARGO_PROFILE_RELEASE_DEBUG=false cargo install --quiet --locked "$@" "$name@$version"
+}
+
+cargo_tools() {
+    cargo_tool cargo-nextest "$NEXTEST_VERSION" --no-default-features
+    cargo_tool cargo-deny "$DENY_VERSION"
+}
+
+have cargo || die "Rust is missing: install it with rustup (rust-toolchain.toml names the version)"
+for part in "$@"; do
+    case $part in
+        softhsm) softhsm ;;
+        peers) peers ;;
+        cargo-tools) cargo_tools ;;
+        *) die "setup.sh: unknown part '$part'" ;;
+    esac
+done

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Everything CI runs, cheapest first, stopping at the first failure; ends with each suite's time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+passed=0
+summary=()
+finish() {
+    local code=$?
+    say
+    say "suites:"
+    printf '  %s\n' "${summary[@]}"
+    if [ "$code" -eq 0 ]; then say "$passed passed, 0 failed"; else say "$passed passed, 1 failed"; fi
+}
+trap finish EXIT
+
+suite() { # name command...
+    local name=$1 start=$SECONDS
+    shift
+    say
+    say "== $name"
+    if "$@"; then
+        summary+=("$(printf 'ok     %4ds  %s' "$((SECONDS - start))" "$name")")
+        passed=$((passed + 1))
+    else
+        summary+=("$(printf 'FAILED %4ds  %s' "$((SECONDS - start))" "$name")")
+        exit 1
+    fi
+}
+
+# The 512 transactions that our own tests have just built, signed and written, as ethers-core sees them.
+xcheck() {
+    cargo run --quiet --locked --manifest-path tests/xcheck/Cargo.toml --target-dir "$(target_dir)/xcheck" -- \
+        target/xcheck/vectors.jsonl 512
+}
+
+# The service unit keeps its hardening: exposure at most 1.5 of 10.
+service_unit() {
+    if ! have systemd-analyze; then
+        warn "no systemd-analyze on this machine: the unit was NOT checked"
+        return
+    fi
+    systemd-analyze security --offline=true --no-pager --threshold=15 systemd/countersignd.service | tail -1
+}
+
+rm -f target/xcheck/vectors.jsonl
+suite "setup: what is missing" scripts/setup.sh softhsm peers cargo-tools
+suite "format" cargo fmt --all --check
+suite "dependencies: licences, sources, bans, advisories" scripts/deny.sh
+suite "service unit" service_unit
+suite "lints" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+suite "tests" cargo nextest run --workspace --locked
+suite "documentation tests" cargo test --quiet --doc --workspace --locked
+suite "encoder against ethers-core" xcheck
+suite "demo" scripts/demo.sh

@@ -1,0 +1,16 @@
+//! The words of the product as types: ids, lifecycles and values. No IO.
+
+pub mod environment;
+pub mod ids;
+pub mod key;
+pub mod profile;
+pub mod session;
+
+pub use environment::{EnvironmentId, EnvironmentKind};
+pub use ids::{
+    DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, OperationId, OwnerId, ProfileId,
+    SessionId, TenantId, TransactionId,
+};
+pub use key::{Generation, KeyState};
+pub use profile::{ProfileName, ProfileState};
+pub use session::{SessionKind, SessionState};

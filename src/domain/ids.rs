@@ -1,0 +1,162 @@
+//! Every identifier is its own type, so that one can never be passed for another.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+/// An identifier that came from outside is not of the form its type requires.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a valid {what}")]
+pub struct InvalidId {
+    /// The kind of identifier that was expected.
+    pub what: &'static str,
+}
+
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// A fresh identifier (UUID version 7, RFC 9562: time-ordered, 74 random bits).
+            #[must_use]
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+
+            /// Parses the hyphenated lower-case text form, and only that form, so that one
+            /// identifier has one spelling in signatures, hashes and keys.
+            ///
+            /// # Errors
+            /// [`InvalidId`] for any other text.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let invalid = InvalidId { what: $what };
+                let id = Uuid::try_parse(text).map_err(|_| InvalidId { what: $what })?;
+                if id.as_hyphenated().to_string() == text { Ok(Self(id)) } else { Err(invalid) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.as_hyphenated().fmt(f)
+            }
+        }
+    };
+}
+
+uuid_id!(
+    /// A wallet profile.
+    ProfileId,
+    "profile id"
+);
+uuid_id!(
+    /// An MPC session: one key generation or one signature.
+    SessionId,
+    "session id"
+);
+uuid_id!(
+    /// A transaction that was prepared for signing.
+    TransactionId,
+    "transaction id"
+);
+uuid_id!(
+    /// A policy decision.
+    DecisionId,
+    "decision id"
+);
+uuid_id!(
+    /// The owner of profiles: made by the appliance when the first profile is created.
+    OwnerId,
+    "owner id"
+);
+uuid_id!(
+    /// A durable operation, which is also the id of its audit record.
+    OperationId,
+    "operation id"
+);
+uuid_id!(
+    /// One start of one appliance process: MPC state in memory belongs to it and dies with it.
+    InstanceId,
+    "instance id"
+);
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $min:literal, $max:literal, $allowed:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks length and alphabet.
+            ///
+            /// # Errors
+            /// [`InvalidId`] when either is wrong.
+            pub fn parse(text: &str) -> Result<Self, InvalidId> {
+                let allowed: fn(u8) -> bool = $allowed;
+                let fits = ($min..=$max).contains(&text.len()) && text.bytes().all(allowed);
+                if fits { Ok(Self(text.to_owned())) } else { Err(InvalidId { what: $what }) }
+            }
+
+            /// The text as it came.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// A tenant: 1 to 32 characters of `a-z 0-9 -`, named in the configuration.
+    TenantId,
+    "tenant name",
+    1,
+    32,
+    |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+);
+text_id!(
+    /// The RFC 7638 thumbprint of a device key: 43 characters of base64url.
+    DeviceKeyId,
+    "device key id",
+    43,
+    43,
+    |byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+);
+text_id!(
+    /// A client-chosen `Idempotency-Key`: 16 to 64 characters of `A-Z a-z 0-9 - _`.
+    IdempotencyKey,
+    "Idempotency-Key",
+    16,
+    64,
+    |byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+);
+
+#[cfg(test)]
+mod tests {
+    use super::{IdempotencyKey, ProfileId, TenantId};
+
+    #[test]
+    fn an_id_has_exactly_one_spelling() {
+        let text = ProfileId::generate().to_string();
+        assert!(ProfileId::parse(&text).is_ok());
+        assert!(ProfileId::parse(&text.to_uppercase()).is_err());
+        assert!(ProfileId::parse(&text.replace('-', "")).is_err());
+        assert!(ProfileId::parse(&format!("{{{text}}}")).is_err());
+    }
+
+    #[test]
+    fn text_ids_refuse_other_alphabets_and_lengths() {
+        assert!(TenantId::parse("default").is_ok());
+        assert!(TenantId::parse("").is_err());
+        assert!(TenantId::parse("a/b").is_err());
+        assert!(IdempotencyKey::parse("too-short").is_err());
+        assert!(IdempotencyKey::parse(&"k".repeat(65)).is_err());
+    }
+}

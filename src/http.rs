@@ -1,0 +1,10 @@
+//! The two mTLS listeners: wallets' requests through the gateway, and operators.
+
+pub mod deadline;
+pub mod error;
+pub mod extract;
+pub mod observe;
+pub mod operator;
+pub mod routes;
+pub mod serve;
+pub mod tls;

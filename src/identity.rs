@@ -1,0 +1,4 @@
+//! Who asks: a client certificate becomes a [`certificate::ClientIdentity`], a device signature an owner.
+
+pub mod certificate;
+pub mod owner;

@@ -1,0 +1,310 @@
+//! Every metric of the appliance, in one struct. The doc comment of a field is its help text.
+//!
+//! Label values come from closed enums (or from the route table), never from ids or input, so the number
+//! of series is bounded.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::domain::{EnvironmentKind, SessionKind};
+
+/// Upper bounds of every latency histogram, in seconds: 100 µs to 10 s.
+const BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $text:literal),+ $(,)? })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            /// The label value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    )+};
+}
+
+labels! {
+    /// A step of the two-party protocol on our side.
+    Step {
+        /// First message of a key generation.
+        KeygenRound1 => "keygen_1",
+        /// Second message of a key generation.
+        KeygenRound2 => "keygen_2",
+        /// Canary of a key generation.
+        KeygenRound3 => "keygen_3",
+        /// First message of a signature.
+        SignRound1 => "sign_1",
+        /// Second message of a signature.
+        SignRound2 => "sign_2",
+    }
+    /// How a step ended.
+    StepResult {
+        /// The message was good.
+        Done => "done",
+        /// The message was refused; the session may start again.
+        Recoverable => "recoverable",
+        /// The message proves an attack on the share: the key is quarantined.
+        Ban => "ban",
+        /// The check did not run.
+        NotRun => "not_run",
+    }
+    /// A call to the token.
+    HsmCall {
+        /// Open a sealed object.
+        Open => "open",
+        /// Seal an object.
+        Seal => "seal",
+        /// Sign a digest.
+        Sign => "sign",
+        /// Health check.
+        Check => "check",
+    }
+    /// A durable operation of the store.
+    Operation {
+        /// A profile and its key generation session begin.
+        CreateProfile => "create_profile",
+        /// A transaction is prepared and its decision recorded.
+        Prepare => "prepare",
+        /// A step is permitted.
+        Admit => "admit",
+        /// The verdict of a step is recorded.
+        Conclude => "conclude",
+        /// The fate of a broadcast transaction is recorded.
+        Settle => "settle",
+        /// A session starts again.
+        Restart => "restart",
+        /// Anything else.
+        Other => "other",
+    }
+    /// The three outcomes of everything, see "denied is not failed".
+    Outcome {
+        /// It happened.
+        Done => "done",
+        /// A rule said no.
+        Denied => "denied",
+        /// We could not decide; nothing happened.
+        Failed => "failed",
+    }
+    /// What became of a signed transaction.
+    Broadcast {
+        /// A node accepted it.
+        Submitted => "submitted",
+        /// No node could be reached; it will be tried again.
+        Unavailable => "unavailable",
+        /// A node refused it.
+        Rejected => "rejected",
+        /// It is in a block and succeeded.
+        Mined => "mined",
+        /// It is in a block and failed.
+        Reverted => "reverted",
+        /// Another transaction with its nonce is in a block.
+        Replaced => "replaced",
+    }
+}
+
+/// Builds a collector from its name, help text and label names.
+trait Build: Collector + Clone + Sized + 'static {
+    fn build(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
+}
+
+macro_rules! build {
+    ($($collector:ty: |$name:ident, $help:ident, $labels:ident| $make:expr;)+) => {$(
+        impl Build for $collector {
+            fn build($name: &str, $help: &str, $labels: &[&str]) -> prometheus::Result<Self> { $make }
+        }
+    )+};
+}
+
+build! {
+    IntCounterVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
+    IntGaugeVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
+    HistogramVec: |name, help, labels| Self::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels);
+    IntCounter: |name, help, _labels| Self::new(name, help);
+    IntGauge: |name, help, _labels| Self::new(name, help);
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $field:ident: $collector:ty = $name:literal [$($label:literal),*];)+) => {
+        /// The metrics of one appliance.
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ $field: $collector,)+
+        }
+
+        impl Metrics {
+            /// All metrics at zero, in a registry of their own.
+            ///
+            /// # Errors
+            /// When two metrics share a name, which a test rules out.
+            pub fn new(kind: EnvironmentKind) -> prometheus::Result<Self> {
+                let registry = Registry::new();
+                $(
+                    let help = concat!($($help),+).trim_start();
+                    let $field = <$collector as Build>::build($name, help, &[$($label),*])?;
+                    registry.register(Box::new($field.clone()))?;
+                )+
+                let metrics = Self { registry, $($field),+ };
+                metrics
+                    .build_info
+                    .with_label_values(&[env!("CARGO_PKG_VERSION"), kind.as_str()])
+                    .set(1);
+                Ok(metrics)
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Version and environment of this program; always 1.
+    build_info: IntGaugeVec = "countersign_build_info" ["version", "environment"];
+    /// Requests answered, by route template and class of the status.
+    http_requests: IntCounterVec = "countersign_http_requests_total" ["route", "class"];
+    /// Time from a request's head to its answer, by route template.
+    http_duration: HistogramVec = "countersign_http_request_duration_seconds" ["route"];
+    /// Protocol steps by result: a ban means that somebody attacks a share.
+    mpc_steps: IntCounterVec = "countersign_mpc_steps_total" ["step", "result"];
+    /// Time a protocol step takes, unwrapping included.
+    mpc_duration: HistogramVec = "countersign_mpc_step_duration_seconds" ["step"];
+    /// Key shares unwrapped by the token. Never more than records.
+    unwraps: IntCounter = "countersign_share_unwraps_total" [];
+    /// Permits given for one protocol step.
+    permits: IntCounter = "countersign_permits_total" [];
+    /// Audit records of protocol steps. Never more than permits.
+    records: IntCounter = "countersign_step_records_total" [];
+    /// Calls to the token, by class of the error or "ok".
+    hsm_calls: IntCounterVec = "countersign_hsm_calls_total" ["call", "result"];
+    /// Time of a call to the token, queueing included.
+    hsm_duration: HistogramVec = "countersign_hsm_call_duration_seconds" ["call"];
+    /// Protocol sessions with state in memory.
+    sessions_open: IntGaugeVec = "countersign_sessions_open" ["kind"];
+    /// Durable operations by outcome.
+    operations: IntCounterVec = "countersign_durable_operations_total" ["operation", "outcome"];
+    /// Time of a durable operation from queueing to commit.
+    operation_duration: HistogramVec = "countersign_durable_operation_duration_seconds" ["operation"];
+    /// Signed transactions by what became of them.
+    broadcasts: IntCounterVec = "countersign_broadcasts_total" ["outcome"];
+    /// Audit records that are committed but not yet in the hash chain.
+    audit_unchained: IntGauge = "countersign_audit_unchained_records" [];
+}
+
+impl Metrics {
+    /// A request was answered. `route` is a template of the route table, `status` the HTTP status.
+    pub fn http_request(&self, route: &str, status: u16, duration: Duration) {
+        let class = match status {
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            500..=599 => "5xx",
+            _ => "other",
+        };
+        self.http_requests.with_label_values(&[route, class]).inc();
+        self.http_duration
+            .with_label_values(&[route])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// A protocol step ended.
+    pub fn mpc_step(&self, step: Step, result: StepResult, duration: Duration) {
+        self.mpc_steps
+            .with_label_values(&[step.as_str(), result.as_str()])
+            .inc();
+        self.mpc_duration
+            .with_label_values(&[step.as_str()])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// The token unwraps a share.
+    pub fn share_unwrapped(&self) {
+        self.unwraps.inc();
+    }
+
+    /// A protocol step was permitted.
+    pub fn permit_given(&self) {
+        self.permits.inc();
+    }
+
+    /// The audit record of a protocol step is durable.
+    pub fn step_recorded(&self) {
+        self.records.inc();
+    }
+
+    /// A call to the token ended; `result` is `"ok"` or the name of an error class.
+    pub fn hsm_call(&self, call: HsmCall, result: &'static str, duration: Duration) {
+        self.hsm_calls
+            .with_label_values(&[call.as_str(), result])
+            .inc();
+        self.hsm_duration
+            .with_label_values(&[call.as_str()])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// The number of sessions of a kind with state in memory.
+    pub fn sessions_open(&self, kind: SessionKind, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.sessions_open
+            .with_label_values(&[kind.as_str()])
+            .set(count);
+    }
+
+    /// A durable operation ended.
+    pub fn durable_operation(&self, operation: Operation, outcome: Outcome, duration: Duration) {
+        self.operations
+            .with_label_values(&[operation.as_str(), outcome.as_str()])
+            .inc();
+        self.operation_duration
+            .with_label_values(&[operation.as_str()])
+            .observe(duration.as_secs_f64());
+    }
+
+    /// Something became of a signed transaction.
+    pub fn broadcast(&self, outcome: Broadcast) {
+        self.broadcasts.with_label_values(&[outcome.as_str()]).inc();
+    }
+
+    /// The number of audit records that wait for the hash chain.
+    pub fn audit_unchained(&self, count: i64) {
+        self.audit_unchained.set(count);
+    }
+
+    /// All metrics in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded.
+    pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
+    use super::{Metrics, Step, StepResult};
+    use crate::domain::EnvironmentKind;
+
+    #[test]
+    fn the_doc_comment_is_the_help_text() {
+        let metrics = Metrics::new(EnvironmentKind::Development).unwrap();
+        metrics.mpc_step(Step::SignRound1, StepResult::Done, Duration::from_millis(8));
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("# HELP countersign_share_unwraps_total Key shares unwrapped by the token. Never more than records.\n"));
+        assert!(text.contains("countersign_mpc_steps_total{result=\"done\",step=\"sign_1\"} 1"));
+        assert!(text.contains("countersign_build_info{environment=\"development\""));
+        assert!(text.contains(
+            "countersign_mpc_step_duration_seconds_bucket{step=\"sign_1\",le=\"0.0001\"} 0"
+        ));
+    }
+}

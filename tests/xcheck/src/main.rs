@@ -1,0 +1,86 @@
+//! Compares our EIP-1559 encoder with ethers-core, an implementation that shares no code with it.
+//!
+//! Input: the file named by the first argument, one JSON object a line, as `src/chain/xcheck_vectors.rs` writes it: the
+//! fields of an `eth_sendTransaction` request (with `from`, the wallet's address), `digest` (what was signed) and `raw`
+//! (the signed EIP-2718 bytes). Every line must agree, and there must be at least as many as the second argument says.
+
+use std::{env, error::Error, fs, process::ExitCode};
+
+use ethers_core::types::{
+    Address, Bytes, Eip1559TransactionRequest, H256, transaction::eip2718::TypedTransaction,
+};
+use ethers_core::utils::rlp::Rlp;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Vector {
+    #[serde(flatten)]
+    request: Eip1559TransactionRequest,
+    digest: H256,
+    raw: Bytes,
+}
+
+/// What ethers-core makes of the same transaction differs from ours: the answer names the part.
+fn compare(vector: &Vector) -> Result<(), Box<dyn Error>> {
+    let wallet: Address = vector.request.from.ok_or("the vector has no sender")?;
+    let theirs = TypedTransaction::Eip1559(vector.request.clone());
+    if theirs.sighash() != vector.digest {
+        return Err(format!(
+            "digest: ethers-core {:?}, ours {:?}",
+            theirs.sighash(),
+            vector.digest
+        )
+        .into());
+    }
+    let (decoded, signature) = TypedTransaction::decode_signed(&Rlp::new(&vector.raw))?;
+    let sender = signature.recover(vector.digest)?;
+    if sender != wallet {
+        return Err(format!("sender: ethers-core {sender:?}, ours {wallet:?}").into());
+    }
+    if theirs.rlp_signed(&signature) != vector.raw {
+        return Err("signed bytes differ".into());
+    }
+    if decoded.sighash() != vector.digest {
+        return Err("the decoded transaction has another digest".into());
+    }
+    Ok(())
+}
+
+fn run(path: &str, least: usize) -> Result<usize, Box<dyn Error>> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let mut compared = 0;
+    for (line, json) in text.lines().enumerate() {
+        let vector: Vector =
+            serde_json::from_str(json).map_err(|error| format!("line {}: {error}", line + 1))?;
+        compare(&vector).map_err(|error| format!("line {}: {error}", line + 1))?;
+        compared += 1;
+    }
+    if compared < least {
+        return Err(format!("only {compared} of at least {least} vectors in {path}").into());
+    }
+    Ok(compared)
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [path, least] = arguments.as_slice() else {
+        eprintln!("usage: xcheck VECTORS LEAST");
+        return ExitCode::from(2);
+    };
+    match least
+        .parse()
+        .map_err(Into::into)
+        .and_then(|least| run(path, least))
+    {
+        Ok(compared) => {
+            println!(
+                "{compared} transactions: digest, signed bytes and sender agree with ethers-core"
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("xcheck: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
