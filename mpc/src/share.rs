@@ -154,11 +154,18 @@ impl<const INDEX: u8> Share<INDEX> {
         public.check()?;
         let party = decode(bytes)?;
         check(&party, Self::role(), public)?;
-        Ok(Self { party, public: public.clone() })
+        Ok(Self {
+            party,
+            public: public.clone(),
+        })
     }
 
     fn role() -> Role {
-        if INDEX == Role::P1.byte() { Role::P1 } else { Role::P2 }
+        if INDEX == Role::P1.byte() {
+            Role::P1
+        } else {
+            Role::P2
+        }
     }
 }
 
