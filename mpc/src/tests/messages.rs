@@ -167,6 +167,18 @@ fn a12_scalars_and_points_out_of_range_are_refused() {
     );
 }
 
+/// `few` cases, or as many as `PROPTEST_CASES` says for a soak.
+fn cases(few: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|count| count.parse().ok());
+    ProptestConfig {
+        cases: asked.unwrap_or(few),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 fn damaged(message: &Message, at: Index, bit: u8) -> Message {
     let mut copy = Zeroizing::new(message.to_vec());
     let position = at.index(copy.len());
@@ -187,7 +199,7 @@ fn damaged_signature(wallet: &Wallet, which: SignMessage, at: Index, bit: u8) ->
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn a12_a_flipped_bit_in_signing_never_panics_and_never_signs(
@@ -209,7 +221,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(6))]
 
     #[test]
     fn a12_a_flipped_bit_in_key_generation_never_panics_and_never_completes(at: Index, bit: u8) {

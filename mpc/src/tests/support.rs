@@ -21,6 +21,7 @@ pub(super) struct Wallet {
 }
 
 /// A wallet by a trusted dealer: as good as a generated one for signing, and quick.
+#[expect(clippy::disallowed_methods, reason = "a fixture")]
 pub(super) fn dealt(session_id: u8) -> Wallet {
     let sid = [session_id; 32];
     let secret = Scalar::from(0x1234_5678_u64);
