@@ -589,6 +589,13 @@ async fn a28_a_broken_or_busy_node_is_an_unknown_outcome() {
         (Answer::Result(Value::Null), NodeError::Malformed),
         (Answer::Result(json!("0x12")), NodeError::Malformed),
         (
+            Answer::Error(200, "Transaction reverted without a reason string"),
+            NodeError::Refused {
+                refusal: Refusal::Reverted,
+                code: -32_000,
+            },
+        ),
+        (
             Answer::Error(200, "request timed out"),
             NodeError::Refused {
                 refusal: Refusal::Busy,

@@ -95,7 +95,7 @@ const WORDS: &[(Refusal, &[&str])] = &[
             "gaspricetoolow",
             "belowminimum",
             "belowbasefee",
-            "lowerthanthe",
+            "istoolowforthenextblock",
         ],
     ),
     (
@@ -261,6 +261,18 @@ mod tests {
                 Refusal::WrongChain,
             ),
             ("Invalid Signature", Refusal::InvalidSignature),
+            (
+                "Transaction maxFeePerGas (0) is too low for the next block, which has a baseFeePerGas of 875000000",
+                Refusal::FeeTooLow,
+            ),
+            (
+                "Transaction gas limit is 31000000 and exceeds block gas limit of 30000000",
+                Refusal::GasLimit,
+            ),
+            (
+                "Error: Transaction reverted without a reason string",
+                Refusal::Reverted,
+            ),
             // Nethermind
             ("AlreadyKnown", Refusal::AlreadyKnown),
             (
