@@ -8,14 +8,11 @@
 
 mod fees;
 mod node;
-#[cfg(test)]
-mod node_tests;
 mod refusal;
 mod request;
 mod transaction;
 mod transport;
-#[cfg(test)]
-mod xcheck_vectors;
+mod units;
 
 pub use fees::{FeePolicy, FeeRefusal, Fees, Limit, Terms};
 pub use node::{Broadcast, Node, NodeError, NodeLimits, Outcome, Preparation};
@@ -85,6 +82,11 @@ pub enum ChainsError {
         source: ClientError,
     },
 }
+
+#[cfg(test)]
+mod node_tests;
+#[cfg(test)]
+mod xcheck_vectors;
 
 #[cfg(test)]
 mod tests {

@@ -3,8 +3,11 @@
 //! A number above a limit is refused, never lowered in silence: a lowered fee is another transaction than the one that
 //! was asked for, and a node that asks for a thousandfold is lying or in trouble (`protocol.md` A29).
 
+use std::fmt;
+
 use alloy_primitives::U256;
 
+use super::units::{ether, gwei};
 use super::{Field, Preparation, TransactionRequest};
 
 const GWEI: u128 = 1_000_000_000;
@@ -138,26 +141,37 @@ pub struct Limit {
     pub limit: u128,
 }
 
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |number: u128| match self.field {
+            Field::Gas => number.to_string(),
+            _ => gwei(number),
+        };
+        let (asked, limit) = (shown(self.asked), shown(self.limit));
+        write!(f, "{} of {asked} is above the limit of {limit}", self.field)
+    }
+}
+
 /// Why there are no terms for a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FeeRefusal {
     /// The wallet asked for more than its limit.
-    #[error("{} of {} is above the limit of {}", .0.field, .0.asked, .0.limit)]
+    #[error("{0}")]
     WalletAboveLimit(Limit),
     /// The node's numbers lead above the limit.
-    #[error("the chain asks for {} of {}, above the limit of {}", .0.field, .0.asked, .0.limit)]
+    #[error("the chain asks for more than we pay: {0}")]
     NodeAboveLimit(Limit),
     /// The wallet's `maxFeePerGas` does not cover the priority fee.
     #[error("maxPriorityFeePerGas is above maxFeePerGas")]
     PriorityFeeAboveMaxFee,
     /// The wallet's `maxFeePerGas` is below what a block asks now. Signed, it would block the nonces after it.
-    #[error("maxFeePerGas is below the chain's base fee of {base_fee}")]
+    #[error("maxFeePerGas is below the chain's base fee of {}", gwei(*base_fee))]
     MaxFeeBelowBaseFee {
         /// The base fee of the next block, in wei for each unit of gas.
         base_fee: u128,
     },
     /// The wallet does not hold amount and fee.
-    #[error("amount and fee need {needed} wei, the wallet holds {balance}")]
+    #[error("amount and fee need {}, the wallet holds {}", ether(*needed), ether(*balance))]
     InsufficientFunds {
         /// Amount and greatest fee, in wei.
         needed: U256,
@@ -335,6 +349,23 @@ mod tests {
             terms(&crossed, &preparation()),
             Err(FeeRefusal::PriorityFeeAboveMaxFee)
         );
+    }
+
+    #[test]
+    fn refusals_speak_in_human_units() {
+        let text = |field, asked, limit| {
+            FeeRefusal::WalletAboveLimit(Limit {
+                field,
+                asked,
+                limit,
+            })
+            .to_string()
+        };
+        assert_eq!(
+            text(Field::MaxFeePerGas, 501 * GWEI, 500 * GWEI),
+            "maxFeePerGas of 501 gwei is above the limit of 500 gwei"
+        );
+        assert_eq!(text(Field::Gas, 2, 1), "gas of 2 is above the limit of 1");
     }
 
     #[test]

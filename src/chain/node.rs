@@ -219,9 +219,14 @@ impl Node {
                 refusal: Refusal::AlreadyKnown,
                 ..
             }) => Broadcast::AlreadyKnown,
-            Err(NodeError::Refused { refusal, .. }) if refusal != Refusal::Busy => {
-                Broadcast::Rejected(refusal)
-            }
+            // hardhat mines a call that fails and then answers with its failure.
+            Err(
+                error @ NodeError::Refused {
+                    refusal: Refusal::Busy | Refusal::Reverted,
+                    ..
+                },
+            ) => Broadcast::Unknown(error),
+            Err(NodeError::Refused { refusal, .. }) => Broadcast::Rejected(refusal),
             Err(error) => Broadcast::Unknown(error),
         }
     }

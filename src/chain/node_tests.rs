@@ -237,7 +237,7 @@ async fn a28_a_waiting_transaction_is_pending_and_a_replaced_one_is_replaced() {
         node.broadcast(&second.raw).await,
         Broadcast::Accepted { .. }
     ));
-    let _: Value = node.ask("anvil_mine", ["0x1"]).await.unwrap();
+    let _: Value = node.ask("hardhat_mine", ["0x1"]).await.unwrap();
     assert_eq!(mined(&node, &second, 0).await, (1, true));
     assert_eq!(outcome(&node, &first, 0).await, Outcome::ReplacedNonce);
 }
@@ -302,7 +302,7 @@ async fn a_call_that_fails_is_refused_before_and_reported_after() {
     let node = anvil.node();
     // PUSH1 0, PUSH1 0, REVERT.
     let _: Value = node
-        .ask("anvil_setCode", (RECIPIENT, "0x60006000fd"))
+        .ask("hardhat_setCode", (RECIPIENT, "0x60006000fd"))
         .await
         .unwrap();
     let error = node
@@ -588,6 +588,13 @@ async fn a28_a_broken_or_busy_node_is_an_unknown_outcome() {
         (Answer::Error(429, "nonce too low"), NodeError::Status(429)),
         (Answer::Result(Value::Null), NodeError::Malformed),
         (Answer::Result(json!("0x12")), NodeError::Malformed),
+        (
+            Answer::Error(200, "Transaction reverted without a reason string"),
+            NodeError::Refused {
+                refusal: Refusal::Reverted,
+                code: -32_000,
+            },
+        ),
         (
             Answer::Error(200, "request timed out"),
             NodeError::Refused {

@@ -95,7 +95,7 @@ const WORDS: &[(Refusal, &[&str])] = &[
             "gaspricetoolow",
             "belowminimum",
             "belowbasefee",
-            "lowerthanthe",
+            "istoolowforthenextblock",
         ],
     ),
     (
@@ -178,9 +178,15 @@ impl fmt::Display for Refusal {
 mod tests {
     use super::*;
 
+    fn understood(messages: &[(&str, Refusal)]) {
+        for (message, meaning) in messages {
+            assert_eq!(Refusal::of(message), *meaning, "{message}");
+        }
+    }
+
     #[test]
-    fn the_words_of_known_nodes_are_understood() {
-        for (message, meaning) in [
+    fn the_words_of_geth_and_anvil_are_understood() {
+        understood(&[
             // geth
             ("already known", Refusal::AlreadyKnown),
             (
@@ -225,6 +231,12 @@ mod tests {
                 Refusal::FeeTooLow,
             ),
             ("invalid chain id for signer", Refusal::WrongChain),
+        ]);
+    }
+
+    #[test]
+    fn the_words_of_other_nodes_are_understood() {
+        understood(&[
             // hardhat
             ("Known transaction: 0xabcd", Refusal::AlreadyKnown),
             (
@@ -249,6 +261,18 @@ mod tests {
                 Refusal::WrongChain,
             ),
             ("Invalid Signature", Refusal::InvalidSignature),
+            (
+                "Transaction maxFeePerGas (0) is too low for the next block, which has a baseFeePerGas of 875000000",
+                Refusal::FeeTooLow,
+            ),
+            (
+                "Transaction gas limit is 31000000 and exceeds block gas limit of 30000000",
+                Refusal::GasLimit,
+            ),
+            (
+                "Error: Transaction reverted without a reason string",
+                Refusal::Reverted,
+            ),
             // Nethermind
             ("AlreadyKnown", Refusal::AlreadyKnown),
             (
@@ -270,9 +294,7 @@ mod tests {
                 Refusal::Busy,
             ),
             ("request timed out", Refusal::Busy),
-        ] {
-            assert_eq!(Refusal::of(message), meaning, "{message}");
-        }
+        ]);
     }
 
     #[test]

@@ -5,11 +5,11 @@
 
 use alloy_consensus::transaction::{RlpEcdsaDecodableTx, RlpEcdsaEncodableTx};
 use alloy_consensus::{SignableTransaction, TxEip1559};
-use alloy_primitives::utils::format_ether;
 use alloy_primitives::{Address, B256, Signature, TxKind, U256, hex, keccak256};
 use serde::Serialize;
 
 use super::request::{MAX_DATA, MIN_GAS};
+use super::units::ether;
 use super::{Fees, Terms, TransactionRequest};
 
 /// The first byte of the signing payload and of the signed transaction: the EIP-2718 type of EIP-1559.
@@ -329,13 +329,6 @@ fn max_fee(transaction: &TxEip1559) -> U256 {
     U256::from(transaction.gas_limit).saturating_mul(U256::from(transaction.max_fee_per_gas))
 }
 
-/// An exact amount in the chain's native coin, which is called ETH here on every chain.
-fn ether(wei: U256) -> String {
-    let text = format_ether(wei);
-    let short = text.trim_end_matches('0').trim_end_matches('.');
-    format!("{short} ETH")
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
@@ -433,19 +426,6 @@ pub(super) mod tests {
     fn the_most_it_can_cost_is_amount_and_whole_fee() {
         let expected = 10_000_000_000_000_000_u64 + 21_000 * 2_000_000_000;
         assert_eq!(example().max_cost(), U256::from(expected));
-    }
-
-    #[test]
-    fn amounts_are_exact_and_short() {
-        for (wei, text) in [
-            ("0", "0 ETH"),
-            ("1", "0.000000000000000001 ETH"),
-            ("1000000000000000000", "1 ETH"),
-            ("100000000000000000000", "100 ETH"),
-            ("1500000000000000001", "1.500000000000000001 ETH"),
-        ] {
-            assert_eq!(ether(wei.parse().unwrap()), text);
-        }
     }
 
     #[test]

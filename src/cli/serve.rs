@@ -51,8 +51,14 @@ struct MissingKey(String);
 ///
 /// # Errors
 /// [`Failure`] says what to do; nothing was served then.
-pub async fn run(config: Config) -> Result<(), Failure> {
-    let appliance = Appliance::start(&config).await?;
+pub async fn run(mut config: Config) -> Result<(), Failure> {
+    // A node's URL may hold an access token: it is moved to where it is used, never copied.
+    let nodes = std::mem::take(&mut config.chains)
+        .into_iter()
+        .map(|chain| (chain.id, chain.rpc_url))
+        .collect();
+    let chains = Chains::new(nodes, NodeLimits::default())?;
+    let appliance = Appliance::start(&config, Arc::new(chains)).await?;
     appliance.serve(config).await
 }
 
@@ -79,7 +85,7 @@ struct Appliance {
 }
 
 impl Appliance {
-    async fn start(config: &Config) -> Result<Self, Failure> {
+    async fn start(config: &Config, chains: Arc<Chains>) -> Result<Self, Failure> {
         let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
         let environment = Environment::configured(config);
         environment
@@ -100,23 +106,16 @@ impl Appliance {
         if orphans > 0 {
             tracing::warn!(orphans, "checks of a process that died were counted");
         }
-        Self::assemble(config, token, store, keys, instance).await
+        Self::assemble(config, chains, (token, store, keys), instance).await
     }
 
     async fn assemble(
         config: &Config,
-        token: Token,
-        store: Store,
-        keys: Keys,
+        chains: Arc<Chains>,
+        (token, store, keys): (Token, Store, Keys),
         instance: InstanceId,
     ) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new(config.environment_kind)?);
-        let nodes = config
-            .chains
-            .iter()
-            .map(|chain| (chain.id, chain.rpc_url.clone()))
-            .collect();
-        let chains = Arc::new(Chains::new(nodes, NodeLimits::default())?);
         let custody = Arc::new(Custody::new(
             token.clone(),
             config.environment_id,
