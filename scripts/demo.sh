@@ -57,8 +57,9 @@ until_true() { # seconds what command...
 }
 
 step "Set up a software HSM token (development only: production uses real hardware)"
-softhsm/setup.sh "$dir/softhsm"
-result "token" "in $dir/softhsm"
+settings=$(softhsm/setup.sh "$dir/softhsm" 2>"$dir/softhsm.log") || { cat "$dir/softhsm.log" >&2; exit 1; }
+eval "$settings"
+result "token" "'$TOKEN_LABEL' in $dir/softhsm"
 look "softhsm/README.md"
 
 step "Start a local Ethereum node"

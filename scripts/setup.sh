@@ -23,7 +23,9 @@ softhsm() { system_package softhsm2-util softhsm2; }
 
 # Local Ethereum nodes and ethers.js, at the versions of tests/peers/package-lock.json.
 peers() {
-    have node && have npm || die "node and npm (20 or later) are needed for the local Ethereum nodes"
+    if ! have node || ! have npm; then
+        die "node (20 or later) and npm are needed for the local Ethereum nodes"
+    fi
     mkdir -p target/peers
     cp tests/peers/*.js tests/peers/package.json target/peers/
     if ! cmp -s tests/peers/package-lock.json target/peers/installed; then

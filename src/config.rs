@@ -5,16 +5,16 @@
 //! are relative to the configuration file.
 
 mod file;
-mod secret;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use url::Url;
+
+use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::AllowList;
-
-pub use secret::SecretUrl;
 
 /// Everything `countersignd` was told.
 pub struct Config {
@@ -109,8 +109,8 @@ pub struct Hsm {
     pub token_label: String,
     /// File with the user PIN; accessible to its owner only.
     pub pin_file: PathBuf,
-    /// Name of a built-in profile (`softhsm2`) or path of a profile file.
-    pub profile: String,
+    /// What is special about this model of HSM.
+    pub profile: HsmProfile,
     /// Worker threads, each with one session.
     pub workers: usize,
     /// Calls that may wait for a worker.
@@ -119,12 +119,21 @@ pub struct Hsm {
     pub deadline: Duration,
 }
 
+/// Where the profile of an HSM comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HsmProfile {
+    /// One that ships with the program.
+    Builtin(String),
+    /// A file: the configured text holds a `/`.
+    File(PathBuf),
+}
+
 /// A chain we sign for.
 pub struct Chain {
     /// EIP-155 chain id.
     pub id: u64,
     /// Its JSON-RPC node; the URL may hold an access token.
-    pub rpc_url: SecretUrl,
+    pub rpc_url: NodeUrl,
 }
 
 /// Limits of the MPC engine.
@@ -186,6 +195,18 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         file::load(path)
     }
+}
+
+/// Whether a URL consists of scheme, host and port only, and so cannot hold an access token.
+#[must_use]
+pub fn is_plain_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none()
+    })
 }
 
 #[cfg(test)]

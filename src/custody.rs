@@ -1,1 +1,349 @@
-//! (in preparation)
+//! The one place that unwraps a share.
+//!
+//! [`Custody::step`] takes a committed permit, unwraps the share it names, runs one step of the
+//! two-party protocol on it and wipes it. INVARIANT: a share is in memory only inside one call of
+//! `step`; nothing here returns it, keeps it or writes it anywhere but sealed.
+//!
+//! Between the steps of a session the engine's own kept state stays here, in memory only, moved in and
+//! moved out: a step can never run twice on the same state (A07).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use countersign_hsm::{KekId, ObjectAad, Purpose, Token};
+use countersign_mpc::error::{MpcError, Refusal};
+use countersign_mpc::share::{P2Share, PublicShare};
+use countersign_mpc::signature::Signature;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::clock::{self, Timestamp};
+use crate::domain::{EnvironmentId, OperationId, SessionId, SessionKind, TenantId};
+use crate::gate::Permit;
+use crate::store::Committed;
+use crate::store::profiles::ProfileRow;
+use crate::store::sessions::SessionRow;
+use crate::store::shares::ShareRow;
+use crate::telemetry::metrics::{HsmCall, Metrics, Step, StepResult};
+
+pub mod kem;
+mod kept;
+mod steps;
+
+pub use kem::{KemError, KemRing, Message};
+use kept::KeptStates;
+
+/// The role of our share in its AAD.
+const ROLE: &str = "P2";
+
+/// A place at the engine: the CPU time for one step, taken before the step is admitted, so that a key
+/// is never locked while its step queues.
+pub struct EngineSlot {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a step made.
+pub enum Product {
+    /// A sealed message for the wallet.
+    Message(String),
+    /// A sealed message, and our share of a new key, sealed by the HSM.
+    Share {
+        /// The message.
+        message: String,
+        /// The share.
+        share: Box<ShareRow>,
+        /// The wallet's address.
+        address: [u8; 20],
+    },
+    /// A sealed message, and proof that both halves sign together.
+    Proven(String),
+    /// A low-S signature that verifies against the wallet's address.
+    Signature(Signature),
+}
+
+/// Why a step failed without a ban.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The message is of another protocol version.
+    UnsupportedVersion,
+    /// The message is not one of this round.
+    BadMessage,
+    /// The protocol step failed.
+    Failed,
+    /// Our share is missing, damaged or does not belong to its row.
+    BadShare,
+    /// The kept state of this session is not here.
+    Lost,
+    /// The new share could not be sealed.
+    Unavailable,
+}
+
+/// How a step ended.
+pub enum Verdict {
+    /// It passed.
+    Done(Product),
+    /// It failed; the session is over, the key is not in danger.
+    Recoverable {
+        /// Why, for the wallet.
+        failure: Failure,
+        /// Why, for the record.
+        reason: String,
+        /// Whether an honest wallet could not have caused it.
+        suspect: bool,
+    },
+    /// The counterparty was caught.
+    Ban {
+        /// Which check caught it.
+        reason: String,
+    },
+    /// Nothing ran and nothing is lost: the share could not be unwrapped.
+    NotRun,
+}
+
+impl Verdict {
+    const fn result(&self) -> StepResult {
+        match self {
+            Self::Done(_) => StepResult::Done,
+            Self::Recoverable { .. } => StepResult::Recoverable,
+            Self::Ban { .. } => StepResult::Ban,
+            Self::NotRun => StepResult::NotRun,
+        }
+    }
+
+    fn recoverable(failure: Failure, reason: impl Into<String>) -> Self {
+        Self::Recoverable {
+            failure,
+            reason: reason.into(),
+            suspect: false,
+        }
+    }
+}
+
+impl From<MpcError> for Verdict {
+    fn from(error: MpcError) -> Self {
+        let failure = match error {
+            MpcError::Ban { reason } => {
+                return Self::Ban {
+                    reason: reason.to_string(),
+                };
+            }
+            MpcError::Refused(Refusal::UnsupportedVersion) => Failure::UnsupportedVersion,
+            MpcError::Refused(_) => Failure::BadMessage,
+            MpcError::Recoverable { .. } | MpcError::Panicked => Failure::Failed,
+        };
+        Self::Recoverable {
+            failure,
+            reason: error.to_string(),
+            suspect: error.is_suspect(),
+        }
+    }
+}
+
+/// A step that ended and must now be concluded.
+#[must_use = "a step that ran must be concluded"]
+pub struct Stepped {
+    /// The session, as it stands while the step runs.
+    pub session: SessionRow,
+    /// The permit it ran under.
+    pub permit_id: OperationId,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+/// The shares' keeper.
+pub struct Custody {
+    token: Token,
+    environment_id: EnvironmentId,
+    share_keks: HashMap<TenantId, KekId>,
+    signing: Arc<Semaphore>,
+    keygen: Arc<Semaphore>,
+    kept: KeptStates,
+    metrics: Arc<Metrics>,
+}
+
+impl Custody {
+    /// Custody over the shares of an environment. `share_keks` holds each tenant's active KEK for shares;
+    /// `cores` is how many signing steps may run at once: a quarter of them may make keys, which takes
+    /// a hundred times as long.
+    #[must_use]
+    pub fn new(
+        token: Token,
+        environment_id: EnvironmentId,
+        share_keks: HashMap<TenantId, KekId>,
+        cores: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            token,
+            environment_id,
+            share_keks,
+            signing: Arc::new(Semaphore::new(cores.max(1))),
+            keygen: Arc::new(Semaphore::new((cores / 4).max(1))),
+            kept: KeptStates::default(),
+            metrics,
+        }
+    }
+
+    /// Waits for a place at the engine.
+    pub async fn slot(&self, kind: SessionKind) -> EngineSlot {
+        let semaphore = match kind {
+            SessionKind::Sign => &self.signing,
+            SessionKind::Keygen => &self.keygen,
+        };
+        loop {
+            if let Ok(permit) = semaphore.clone().acquire_owned().await {
+                return EngineSlot { _permit: permit };
+            }
+        }
+    }
+
+    /// Runs one permitted step.
+    pub async fn step(
+        &self,
+        permit: Committed<Permit>,
+        slot: EngineSlot,
+        message: Message,
+    ) -> Stepped {
+        let permit = permit.into_inner();
+        let started = Instant::now();
+        let step = step_label(permit.session().kind, permit.step());
+        let verdict = match step {
+            Step::KeygenRound1 => self.keygen_1(&permit, message).await,
+            Step::KeygenRound2 => self.keygen_2(&permit, message).await,
+            Step::KeygenRound3 => self.keygen_3(&permit, message).await,
+            Step::SignRound1 => self.sign_1(&permit, message).await,
+            Step::SignRound2 => self.sign_2(&permit, message).await,
+        };
+        drop(slot);
+        self.metrics
+            .mpc_step(step, verdict.result(), started.elapsed());
+        Stepped {
+            session: permit.session().clone(),
+            permit_id: permit.id(),
+            verdict,
+        }
+    }
+
+    /// Forgets the kept state of sessions that are past their time, and says how many live on.
+    pub fn sweep(&self, now: Timestamp) {
+        let open = self.kept.sweep(now);
+        self.metrics.sessions_open(SessionKind::Keygen, open.keygen);
+        self.metrics.sessions_open(SessionKind::Sign, open.sign);
+    }
+
+    /// Forgets the kept state of a session.
+    pub fn forget(&self, session: SessionId) {
+        self.kept.forget(session);
+    }
+
+    /// Unwraps the share a permit names: one 32-byte decryption in the HSM.
+    async fn unwrap(&self, permit: &Permit) -> Result<P2Share, Verdict> {
+        let missing = || Verdict::recoverable(Failure::BadShare, "the key share is missing");
+        let row = permit.share().ok_or_else(missing)?;
+        let aad = self.aad(permit.profile(), row);
+        self.metrics.share_unwrapped();
+        let started = Instant::now();
+        let opened = self.token.open_sealed(row.sealed.clone(), aad).await;
+        self.hsm_call(HsmCall::Open, opened.as_ref().err(), started);
+        let bytes = match opened {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == countersign_hsm::ErrorClass::Data => {
+                tracing::error!(?error, profile = %permit.profile().profile_id, "a share is damaged or is not the one its row says");
+                return Err(Verdict::recoverable(
+                    Failure::BadShare,
+                    "the key share does not open",
+                ));
+            }
+            Err(error) => {
+                tracing::error!(?error, "a share could not be unwrapped");
+                return Err(Verdict::NotRun);
+            }
+        };
+        let public = public_share(row, permit.profile()).ok_or_else(missing)?;
+        P2Share::from_bytes(&bytes, &public).map_err(|error| {
+            tracing::error!(%error, profile = %permit.profile().profile_id, "a share does not match its row");
+            Verdict::recoverable(Failure::BadShare, "the key share does not match its row")
+        })
+    }
+
+    /// Seals a new share under the tenant's KEK.
+    async fn seal(
+        &self,
+        permit: &Permit,
+        share: &P2Share,
+        public: &PublicShare,
+    ) -> Result<ShareRow, Verdict> {
+        let unavailable = |reason: &str| Verdict::recoverable(Failure::Unavailable, reason);
+        let profile = permit.profile();
+        let kek = *self
+            .share_keks
+            .get(&profile.tenant)
+            .ok_or_else(|| unavailable("the tenant has no share KEK"))?;
+        let mut row = ShareRow {
+            generation: permit.session().generation,
+            object_version: 1,
+            kek_id: kek.0,
+            sealed: Vec::new(),
+            public_key: public.public_key,
+            x1: public.x1,
+            x2: public.x2,
+            dkg_session_id: public.session_id,
+        };
+        let bytes = share
+            .to_bytes()
+            .map_err(|_| unavailable("the new share does not encode"))?;
+        let started = Instant::now();
+        let sealed = self.token.seal(kek, self.aad(profile, &row), bytes).await;
+        self.hsm_call(HsmCall::Seal, sealed.as_ref().err(), started);
+        row.sealed = sealed.map_err(|error| {
+            tracing::error!(?error, "a new share could not be sealed");
+            unavailable("the new share could not be sealed")
+        })?;
+        Ok(row)
+    }
+
+    /// What a sealed share is bound to (`protocol.md` A19).
+    fn aad(&self, profile: &ProfileRow, row: &ShareRow) -> ObjectAad {
+        ObjectAad {
+            environment_id: self.environment_id.0,
+            tenant: profile.tenant.to_string(),
+            purpose: Purpose::Share,
+            profile_id: profile.profile_id.to_string(),
+            owner_id: profile.owner_id.to_string(),
+            key_generation: row.generation.0,
+            object_version: row.object_version,
+            role: ROLE,
+            public_key: row.public_key.to_vec(),
+        }
+    }
+
+    fn hsm_call(&self, call: HsmCall, error: Option<&countersign_hsm::HsmError>, started: Instant) {
+        let result = error.map_or("ok", |error| error.kind().as_str());
+        self.metrics.hsm_call(call, result, started.elapsed());
+    }
+
+    fn keep_until(&self) -> Timestamp {
+        clock::now().plus_seconds(kept::MAX_AGE)
+    }
+}
+
+/// The public facts that a stored share must match.
+fn public_share(row: &ShareRow, profile: &ProfileRow) -> Option<PublicShare> {
+    Some(PublicShare {
+        public_key: row.public_key,
+        address: profile.address?,
+        x1: row.x1,
+        x2: row.x2,
+        session_id: row.dkg_session_id,
+    })
+}
+
+const fn step_label(kind: SessionKind, step: u8) -> Step {
+    match (kind, step) {
+        (SessionKind::Keygen, 1) => Step::KeygenRound1,
+        (SessionKind::Keygen, 2) => Step::KeygenRound2,
+        (SessionKind::Keygen, _) => Step::KeygenRound3,
+        (SessionKind::Sign, 1) => Step::SignRound1,
+        (SessionKind::Sign, _) => Step::SignRound2,
+    }
+}

@@ -1,1 +1,214 @@
-//! (in preparation)
+//! Policy before key: what turns a request into a permit to use a share.
+//!
+//! [`judge`] makes [`Allowed`] outside any transaction. [`permit`] makes a [`Permit`] inside the
+//! durable operation that admits one protocol step, after it has looked at the decision again.
+//! INVARIANT: both have private fields and no other constructor, so custody cannot be reached around them:
+//!
+//! ```compile_fail
+//! // A permit cannot be written down; it is only ever given.
+//! let permit = countersign::gate::Permit { .. };
+//! ```
+//!
+//! ```compile_fail
+//! // An uncommitted permit does not open custody.
+//! async fn misuse(
+//!     custody: countersign::custody::Custody,
+//!     permit: countersign::gate::Permit,
+//!     slot: countersign::custody::EngineSlot,
+//!     message: countersign::custody::Message,
+//! ) {
+//!     custody.step(permit, slot, message).await;
+//! }
+//! ```
+//!
+//! ```
+//! // The committed one does.
+//! async fn right(
+//!     custody: countersign::custody::Custody,
+//!     permit: countersign::store::Committed<countersign::gate::Permit>,
+//!     slot: countersign::custody::EngineSlot,
+//!     message: countersign::custody::Message,
+//! ) {
+//!     custody.step(permit, slot, message).await;
+//! }
+//! ```
+
+use crate::clock::Timestamp;
+use crate::domain::{DecisionId, OperationId, ProfileId};
+use crate::policy::{DenyReason, Facts, Policy};
+use crate::store::decisions::{self, DecisionRow};
+use crate::store::profiles::ProfileRow;
+use crate::store::sessions::SessionRow;
+use crate::store::shares::{self, ShareRow};
+use crate::store::transactions::{self, TransactionRow};
+use crate::store::{StoreError, Tx, steps};
+
+/// A request that policy allowed, not yet acted on.
+#[must_use = "an allowed request is acted on or dropped, never kept"]
+pub struct Allowed {
+    decision: DecisionRow,
+}
+
+/// A request that policy denied.
+#[must_use = "a denial is recorded"]
+pub struct Denied {
+    /// Why, as the client may know it.
+    pub reason: DenyReason,
+    decision: DecisionRow,
+}
+
+/// Judges a request. `expires_at` is when an allowing decision stops being good.
+///
+/// # Errors
+/// [`Denied`] when a rule forbids it or none permits it.
+pub fn judge(
+    policy: &Policy,
+    facts: &Facts,
+    profile: ProfileId,
+    expires_at: Timestamp,
+) -> Result<Allowed, Box<Denied>> {
+    let verdict = policy.judge(facts);
+    let decision = DecisionRow {
+        decision_id: DecisionId::generate(),
+        profile_id: profile,
+        action: facts.action.as_str(),
+        allowed: verdict.denied.is_none(),
+        rules: verdict.rules.join(","),
+        bundle_hash: *policy.bundle_hash(),
+        inputs_hash: facts.hash(),
+        expires_at,
+    };
+    match verdict.denied {
+        None => Ok(Allowed { decision }),
+        Some(reason) => Err(Box::new(Denied { reason, decision })),
+    }
+}
+
+impl Allowed {
+    /// Records the decision and gives its id to what is done on its ground.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn record(&self, tx: &mut Tx<'_>) -> Result<DecisionId, StoreError> {
+        decisions::insert(tx, &self.decision).await?;
+        Ok(self.decision.decision_id)
+    }
+}
+
+impl Denied {
+    /// Records the decision.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn record(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        decisions::insert(tx, &self.decision).await
+    }
+
+    /// The ids of the rules that denied.
+    #[must_use]
+    pub fn rules(&self) -> &str {
+        &self.decision.rules
+    }
+}
+
+/// Leave to run one step of one session against one share, once.
+#[must_use = "a permit is used or its step is concluded as not run"]
+pub struct Permit {
+    id: OperationId,
+    step: u8,
+    session: SessionRow,
+    profile: ProfileRow,
+    share: Option<ShareRow>,
+    transaction: Option<TransactionRow>,
+}
+
+impl Permit {
+    /// The id of the operation that gave it.
+    #[must_use]
+    pub const fn id(&self) -> OperationId {
+        self.id
+    }
+
+    /// Which step of the session, from 1.
+    #[must_use]
+    pub const fn step(&self) -> u8 {
+        self.step
+    }
+
+    /// The session, as it stands while the step runs.
+    #[must_use]
+    pub const fn session(&self) -> &SessionRow {
+        &self.session
+    }
+
+    /// The profile.
+    #[must_use]
+    pub const fn profile(&self) -> &ProfileRow {
+        &self.profile
+    }
+
+    /// The sealed share, once there is one.
+    #[must_use]
+    pub const fn share(&self) -> Option<&ShareRow> {
+        self.share.as_ref()
+    }
+
+    /// The transaction that is signed, in a signing session.
+    #[must_use]
+    pub const fn transaction(&self) -> Option<&TransactionRow> {
+        self.transaction.as_ref()
+    }
+}
+
+/// Why a permit was not given.
+#[derive(Debug)]
+pub enum NotPermitted {
+    /// The decision is too old.
+    DecisionExpired,
+    /// The policy changed since the decision.
+    PolicyChanged,
+    /// There is no allowing decision.
+    NoDecision,
+    /// The store failed.
+    Store(StoreError),
+}
+
+impl From<StoreError> for NotPermitted {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Gives a permit, inside the operation that admits the step.
+///
+/// # Errors
+/// [`NotPermitted`] when the session's decision no longer stands.
+pub async fn permit(
+    tx: &mut Tx<'_>,
+    policy: &Policy,
+    session: SessionRow,
+    profile: ProfileRow,
+    step: u8,
+) -> Result<Permit, NotPermitted> {
+    let decision = decisions::find(tx, session.decision_id)
+        .await?
+        .filter(|decision| decision.allowed)
+        .ok_or(NotPermitted::NoDecision)?;
+    if decision.bundle_hash != *policy.bundle_hash() {
+        return Err(NotPermitted::PolicyChanged);
+    }
+    if decision.expires_at <= tx.now() {
+        return Err(NotPermitted::DecisionExpired);
+    }
+    let share = shares::find(tx, session.profile_id, session.generation).await?;
+    let transaction = transactions::of_session(tx, session.session_id).await?;
+    steps::open(tx, session.session_id, session.attempt, step).await?;
+    Ok(Permit {
+        id: tx.operation_id(),
+        step,
+        session,
+        profile,
+        share,
+        transaction,
+    })
+}

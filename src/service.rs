@@ -1,1 +1,15 @@
-//! (in preparation)
+//! The use cases: one file each. They compose identity, gate, custody, sessions, chain and store.
+
+pub mod create_profile;
+pub mod error;
+pub mod housekeeping;
+pub mod identity_document;
+pub mod prepare_transaction;
+pub mod replies;
+pub mod sealed;
+pub mod settlement;
+pub mod show;
+pub mod sign;
+pub mod steps;
+
+pub use error::Error;

@@ -203,7 +203,9 @@ pub enum PinFault {
     #[error("the token refused the PIN")]
     Refused,
     /// The token says that the next wrong PIN locks it, so this program does not try.
-    #[error("one attempt is left before the token locks")]
+    #[error(
+        "one PIN attempt is left before the token locks (a login by other means resets the count)"
+    )]
     FinalTry,
     /// The token is locked.
     #[error("the token's PIN is locked")]

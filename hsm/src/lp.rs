@@ -11,8 +11,8 @@ pub(crate) enum Part<'a> {
 
 /// Encodes each part as its length (4 bytes big-endian) followed by its bytes.
 ///
-/// INVARIANT: equal to `countersign_mpc::lp`; both crates test the same vector. A private copy keeps
-/// this crate free of the protocol engine.
+/// INVARIANT: the same bytes as `countersign_mpc::lp`; `the_shared_vector_is_met` pins them here. A
+/// private copy keeps this crate free of the protocol engine.
 pub(crate) fn encode(parts: &[Part<'_>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     for part in parts {

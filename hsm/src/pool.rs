@@ -141,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_answers_at_the_deadline_and_recovers() {
-        let pool = Arc::new(pool(1, 1, 100));
+        let pool = Arc::new(pool(1, 1, 300));
         let (release, held) = std::sync::mpsc::channel::<()>();
         let blocked = {
             let pool = Arc::clone(&pool);
@@ -152,7 +152,7 @@ mod tests {
         let (queued, unqueued) = tokio::join!(pool.run(|_| Ok(())), pool.run(|_| Ok(())));
         assert_eq!(queued.unwrap_err().kind(), ErrorClass::Deadline);
         assert_eq!(unqueued.unwrap_err().kind(), ErrorClass::Deadline);
-        assert!(started.elapsed() < Duration::from_secs(2));
+        assert!(started.elapsed() < Duration::from_secs(3));
         assert!(matches!(blocked.await.unwrap(), Err(HsmError::Deadline)));
         release.send(()).unwrap();
         assert_eq!(pool.run(|_| Ok(7)).await.unwrap(), 7);
@@ -160,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_whose_caller_gave_up_is_never_started() {
-        let pool = pool(1, 4, 50);
+        let pool = pool(1, 4, 300);
         let (release, held) = std::sync::mpsc::channel::<()>();
         let started = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&started);

@@ -116,10 +116,8 @@ impl KemDocument {
     ) -> Result<KemPublicKey, IdentityError> {
         let lifetime = self.not_after.checked_sub(self.not_before);
         let started = self.not_before <= now.saturating_add(CLOCK_SKEW);
-        if !started
-            || now > self.not_after
-            || !lifetime.is_some_and(|seconds| seconds <= MAX_KEM_LIFETIME)
-        {
+        let bounded = lifetime.is_some_and(|seconds| seconds <= MAX_KEM_LIFETIME);
+        if !started || !bounded || now > self.not_after {
             return Err(IdentityError::OutsideValidity);
         }
         let key = VerifyingKey::from_sec1_bytes(identity_key)

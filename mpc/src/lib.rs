@@ -27,3 +27,6 @@ pub mod share;
 pub mod sign;
 pub mod signature;
 mod wire;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Key shares: what each party stores, and the public facts that both agree on.
 //!
 //! SECURITY: the engine's `Party` derives `Debug`, `Clone` and `Serialize` over its secrets. The wrappers here have
-//! none of these; [`P1Share::to_bytes`] and [`P2Share::to_bytes`] are the only way out, into a wiping buffer.
+//! none of these; [`Share::to_bytes`] is the only way out, into a wiping buffer.
 
 use dkls23::protocols::PublicKeyPackage;
 use k256::ecdsa::VerifyingKey;
@@ -111,68 +111,63 @@ pub enum ShareError {
     Encoding,
 }
 
-macro_rules! share {
-    ($(#[$doc:meta])* $name:ident, $role:expr, $point:ident) => {
-        $(#[$doc])*
-        ///
-        /// ```compile_fail
-        #[doc = concat!("fn leak(share: &countersign_mpc::share::", stringify!($name), ") -> String { format!(\"{share:?}\") }")]
-        /// ```
-        pub struct $name {
-            party: Party,
-            public: PublicShare,
-        }
-
-        impl $name {
-            pub(crate) fn new(party: Party, public: PublicShare) -> Self {
-                Self { party, public }
-            }
-
-            pub(crate) fn party(&self) -> &Party {
-                &self.party
-            }
-
-            /// The public facts this share belongs to.
-            #[must_use]
-            pub fn public(&self) -> &PublicShare {
-                &self.public
-            }
-
-            /// The share for storage: a version byte and about 52 600 bytes of postcard. Secret: seal it at once.
-            ///
-            /// # Errors
-            /// [`ShareError::Encoding`].
-            pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, ShareError> {
-                wire::encode_bounded(&(VERSION, &self.party), SHARE_MAX).map_err(|_| ShareError::Encoding)
-            }
-
-            /// Reads a stored share and checks that it is this party's half of `public`: index, two-of-two, public
-            /// key, session, `share * G` equal to the public share, and the dimensions of its transfer state.
-            ///
-            /// # Errors
-            /// [`ShareError`], by what does not fit.
-            pub fn from_bytes(bytes: &[u8], public: &PublicShare) -> Result<Self, ShareError> {
-                public.check()?;
-                let party = decode(bytes)?;
-                check(&party, $role, public, &public.$point)?;
-                Ok(Self { party, public: public.clone() })
-            }
-        }
-    };
+/// The secret share of party `INDEX`. Wiped on drop; no `Debug`, `Clone` or `Serialize`.
+pub struct Share<const INDEX: u8> {
+    party: Party,
+    public: PublicShare,
 }
 
-share!(
-    /// The wallet's secret share.
-    P1Share,
-    Role::P1,
-    x1
-);
-share!(
-    /// The appliance's secret share.
-    P2Share,
-    Role::P2,
-    x2
-);
+/// The wallet's share.
+pub type P1Share = Share<1>;
+/// The appliance's share.
+pub type P2Share = Share<2>;
+
+impl<const INDEX: u8> Share<INDEX> {
+    pub(crate) fn new(party: Party, public: PublicShare) -> Self {
+        Self { party, public }
+    }
+
+    pub(crate) fn party(&self) -> &Party {
+        &self.party
+    }
+
+    /// The public facts this share belongs to.
+    #[must_use]
+    pub fn public(&self) -> &PublicShare {
+        &self.public
+    }
+
+    /// The share for storage: a version byte and about 52 600 bytes of postcard. Secret: seal it at once.
+    ///
+    /// # Errors
+    /// [`ShareError::Encoding`].
+    pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, ShareError> {
+        wire::encode_bounded(&(VERSION, &self.party), SHARE_MAX).map_err(|_| ShareError::Encoding)
+    }
+
+    /// Reads a stored share and checks that it is this party's half of `public`: index, two-of-two, public key,
+    /// session, `share * G` equal to the public share, and the dimensions of its transfer state.
+    ///
+    /// # Errors
+    /// [`ShareError`], by what does not fit.
+    pub fn from_bytes(bytes: &[u8], public: &PublicShare) -> Result<Self, ShareError> {
+        public.check()?;
+        let party = decode(bytes)?;
+        check(&party, Self::role(), public)?;
+        Ok(Self {
+            party,
+            public: public.clone(),
+        })
+    }
+
+    fn role() -> Role {
+        if INDEX == Role::P1.byte() {
+            Role::P1
+        } else {
+            Role::P2
+        }
+    }
+}
 
 /// Whether `bytes` are a share: one of ours, or the engine's own encoding. The server uses it to refuse and wipe a
 /// share that a broken client sends instead of a message (A23).
@@ -192,17 +187,16 @@ fn decode(bytes: &[u8]) -> Result<Party, ShareError> {
     }
 }
 
-fn check(
-    party: &Party,
-    role: Role,
-    public: &PublicShare,
-    own_point: &[u8; 33],
-) -> Result<(), ShareError> {
+fn check(party: &Party, role: Role, public: &PublicShare) -> Result<(), ShareError> {
     let parameters = &party.parameters;
     if party.party_index != role.index() || parameters.threshold != 2 || parameters.share_count != 2
     {
         return Err(ShareError::WrongParty);
     }
+    let own_point = match role {
+        Role::P1 => &public.x1,
+        Role::P2 => &public.x2,
+    };
     let derivation = &party.derivation_data;
     let own = ProjectivePoint::GENERATOR * party.poly_point;
     let matches = compressed(&party.pk) == public.public_key

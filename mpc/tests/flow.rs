@@ -1,5 +1,5 @@
 //! The honest path through the public surface: key generation, canary, signatures, stored shares.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use countersign_mpc::binding::{KeygenBinding, Purpose, SignBinding};
 use countersign_mpc::canary::CanaryDigest;

@@ -11,7 +11,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Chain, Config, ConfigError, Hsm, Limits, Listener, Mpc, SecretUrl, TlsFiles};
+use super::{
+    Chain, Config, ConfigError, Hsm, HsmProfile, Limits, Listener, Mpc, TlsFiles, is_plain_url,
+};
+use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::{AllowList, Role, SubjectName};
 
@@ -121,8 +124,8 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         environment_id: checker.environment_id(&file.environment.id)?,
         environment_kind: kind,
         audience: checker.audience(file.audience)?,
-        api: checker.listener("api", file.api)?,
-        operator: checker.listener("operator", file.operator)?,
+        api: checker.listener("api", &file.api)?,
+        operator: checker.listener("operator", &file.operator)?,
         clients: checker.clients(file.client, &tenants)?,
         tenants,
         hsm: checker.hsm(file.hsm)?,
@@ -302,7 +305,7 @@ impl<'a> Checker<'a> {
         Ok(clients)
     }
 
-    fn listener(&self, table: &str, listener: ListenerTable) -> Result<Listener, ConfigError> {
+    fn listener(&self, table: &str, listener: &ListenerTable) -> Result<Listener, ConfigError> {
         let default = Limits::default();
         let seconds = |value: Option<NonZeroU32>, default: Duration| {
             value.map_or(default, |value| Duration::from_secs(value.get().into()))
@@ -349,7 +352,11 @@ impl<'a> Checker<'a> {
             module: self.present("hsm.module", &table.module)?,
             token_label: table.token_label,
             pin_file: self.private("hsm.pin_file", &pin_file)?,
-            profile: table.profile,
+            profile: if table.profile.contains('/') {
+                HsmProfile::File(self.present("hsm.profile", Path::new(&table.profile))?)
+            } else {
+                HsmProfile::Builtin(table.profile)
+            },
             workers: count(table.workers, 4),
             queue: count(table.queue, 256),
             deadline: Duration::from_millis(table.deadline_ms.map_or(2_000, |ms| ms.get().into())),
@@ -382,7 +389,7 @@ impl<'a> Checker<'a> {
         Ok(chains)
     }
 
-    fn rpc_url(&self, table: &ChainTable) -> Result<SecretUrl, ConfigError> {
+    fn rpc_url(&self, table: &ChainTable) -> Result<NodeUrl, ConfigError> {
         let bad = |key: &str| {
             self.invalid(
                 key,
@@ -392,9 +399,9 @@ impl<'a> Checker<'a> {
         };
         match (&table.rpc_url, &table.rpc_url_file) {
             (Some(text), None) => {
-                let url = SecretUrl::parse(text).ok_or_else(|| bad("chain.rpc_url"))?;
+                let url = NodeUrl::parse(text).map_err(|_| bad("chain.rpc_url"))?;
                 // SECURITY: a path, query or user name is where providers put access tokens.
-                if url.is_plain() {
+                if is_plain_url(text) {
                     return Ok(url);
                 }
                 Err(self.invalid(
@@ -406,7 +413,7 @@ impl<'a> Checker<'a> {
             (None, Some(file)) => {
                 let file = self.private("chain.rpc_url_file", file)?;
                 let text = Zeroizing::new(self.read("chain.rpc_url_file", &file)?);
-                SecretUrl::parse(text.trim_end()).ok_or_else(|| bad("chain.rpc_url_file"))
+                NodeUrl::parse(text.trim_end()).map_err(|_| bad("chain.rpc_url_file"))
             }
             _ => Err(self.invalid(
                 "chain",

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::too_many_lines, reason = "tests")]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -97,23 +97,12 @@ fn a_complete_file_becomes_typed_values_with_defaults() {
     assert_eq!(
         clients,
         [
-            (Role::SecurityOfficer, "default"),
-            (Role::Gateway, "default")
+            (Role::Gateway, "default"),
+            (Role::SecurityOfficer, "default")
         ]
     );
-    let urls: Vec<_> = config
-        .chains
-        .iter()
-        .map(|chain| chain.rpc_url.expose())
-        .collect();
-    assert_eq!(
-        urls,
-        ["http://127.0.0.1:8545", "https://rpc.example/v3/token"]
-    );
-    assert_eq!(
-        config.chains.last().unwrap().rpc_url.origin(),
-        "https://rpc.example:443"
-    );
+    let ids: Vec<_> = config.chains.iter().map(|chain| chain.id).collect();
+    assert_eq!(ids, [31_337, 11_155_111]);
 }
 
 #[test]

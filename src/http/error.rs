@@ -1,1 +1,201 @@
-//! (in preparation)
+//! Errors as clients see them: a stable code, a safe sentence, and what to do (`protocol.md` 2.9).
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::identity::owner::OwnerError;
+use crate::service::Error;
+
+/// What a program should do about an error.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Retry {
+    /// Send the same request again.
+    Same,
+    /// Start the flow again.
+    Restart,
+    /// Change something first.
+    Never,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    error: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<String>,
+    status_code: u16,
+    retry: Retry,
+}
+
+/// An error on its way to the client.
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    details: Option<String>,
+    retry: Retry,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            details: None,
+            retry: Retry::Never,
+        }
+    }
+
+    const fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    fn details(mut self, details: impl Into<String>) -> Self {
+        self.details = Some(details.into());
+        self
+    }
+
+    /// 400: the request is not well formed.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
+    }
+
+    /// 413: the body is longer than the route takes.
+    #[must_use]
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "PAYLOAD_TOO_LARGE",
+            format!("The body is longer than {limit} bytes"),
+        )
+    }
+
+    /// 404: no such route.
+    #[must_use]
+    pub fn no_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "No such resource")
+    }
+
+    /// 405: no such method.
+    #[must_use]
+    pub fn no_method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "INVALID_REQUEST",
+            "This resource does not take this method",
+        )
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = Body {
+            error: self.code,
+            message: self.message,
+            details: self.details,
+            status_code: self.status.as_u16(),
+            retry: self.retry,
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        let busy = self.status == StatusCode::SERVICE_UNAVAILABLE
+            || (self.status == StatusCode::CONFLICT && matches!(self.retry, Retry::Same));
+        if busy {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<OwnerError> for ApiError {
+    fn from(error: OwnerError) -> Self {
+        match error {
+            OwnerError::Unsigned => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "UNAUTHENTICATED",
+                "The request is not signed by a device key",
+            ),
+            OwnerError::Store(error) => Error::from(error).into(),
+            OwnerError::WrongAudience | OwnerError::Proof(_) | OwnerError::UnknownDevice => {
+                tracing::info!(?error, "an owner proof was refused");
+                Self::new(
+                    StatusCode::UNAUTHORIZED,
+                    "SIGNATURE_INVALID",
+                    "The device signature does not hold for this request",
+                )
+            }
+        }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        use StatusCode as S;
+        let message = sentence(&error.to_string());
+        match error {
+            Error::InvalidRequest(_) => Self::invalid(message),
+            Error::InvalidKeyShare(_) => Self::new(S::BAD_REQUEST, "INVALID_KEY_SHARE", message),
+            Error::UnsupportedVersion => {
+                Self::new(S::BAD_REQUEST, "UNSUPPORTED_PROTOCOL_VERSION", message)
+            }
+            Error::ProfileNotFound => Self::new(S::NOT_FOUND, "PROFILE_NOT_FOUND", message),
+            Error::SessionNotFound => Self::new(S::NOT_FOUND, "NOT_FOUND", message),
+            Error::KeyQuarantined => Self::new(S::FORBIDDEN, "KEY_QUARANTINED", message),
+            Error::KeyRefreshRequired => Self::new(S::CONFLICT, "KEY_REFRESH_REQUIRED", message),
+            Error::PolicyDenied => Self::new(S::FORBIDDEN, "POLICY_DENIED", message),
+            Error::ChainNotAllowed(_) => Self::new(S::FORBIDDEN, "CHAIN_NOT_ALLOWED", message),
+            Error::PolicyChanged => {
+                Self::new(S::CONFLICT, "POLICY_CHANGED", message).retry(Retry::Restart)
+            }
+            Error::StateConflict { again, .. } => {
+                let retry = if again { Retry::Same } else { Retry::Restart };
+                Self::new(S::CONFLICT, "SESSION_STATE_CONFLICT", message).retry(retry)
+            }
+            Error::SessionLost => {
+                Self::new(S::CONFLICT, "SESSION_LOST", message).retry(Retry::Restart)
+            }
+            Error::SessionExpired => {
+                Self::new(S::GONE, "SESSION_EXPIRED", message).retry(Retry::Restart)
+            }
+            Error::GenerationMismatch => Self::new(S::CONFLICT, "KEY_GENERATION_MISMATCH", message),
+            Error::IdempotencyMismatch => {
+                Self::new(S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_MISMATCH", message)
+            }
+            Error::MpcFailed(_) => Self::new(
+                S::INTERNAL_SERVER_ERROR,
+                "MPC_SIGNING_FAILED",
+                "MPC signing failed",
+            )
+            .details(message)
+            .retry(Retry::Restart),
+            unavailable => unavailable_error(&unavailable),
+        }
+    }
+}
+
+/// 5xx bodies are constant: why it happened is in our log, once, with its cause.
+fn unavailable_error(error: &Error) -> ApiError {
+    tracing::error!(?error, "a request could not be served");
+    let (code, message) = match error {
+        Error::DuoNodeUnavailable => ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable"),
+        Error::ChainUnavailable => ("CHAIN_UNAVAILABLE", "The node of this chain is unavailable"),
+        Error::Overloaded => ("OVERLOADED", "Too many operations are waiting"),
+        _ => ("STORE_UNAVAILABLE", "The database is unavailable"),
+    };
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry(Retry::Same)
+}
+
+/// With a capital letter.
+fn sentence(text: &str) -> String {
+    let mut rest = text.chars();
+    rest.next()
+        .map(|first| first.to_uppercase().chain(rest).collect())
+        .unwrap_or_default()
+}

@@ -1,1 +1,244 @@
-//! (in preparation)
+//! Requests that an owner signed, as extractors: size and type first, then the proof, then the content.
+
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Extension, FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use countersign_mpc::owner_proof::{RequestParts, parse_public_key};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::error::ApiError;
+use super::tls::Peer;
+use crate::domain::IdempotencyKey;
+use crate::identity::certificate::ClientIdentity;
+use crate::identity::owner::{Applicant, Owner, OwnerVerifier, SignedRequest};
+
+/// A request without a body, signed by an enrolled device.
+pub struct OwnedQuery(pub Owner);
+
+impl<S: Send + Sync> FromRequestParts<S> for OwnedQuery {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let (client, verifier) = prerequisites(parts, state).await?;
+        let request = signed(parts, None).map_err(IntoResponse::into_response)?;
+        let owner = verifier.owner(&client, &request).await;
+        owner
+            .map(Self)
+            .map_err(|error| ApiError::from(error).into_response())
+    }
+}
+
+/// A JSON request of at most `LIMIT` bytes, signed by an enrolled device.
+pub struct Owned<T, const LIMIT: usize> {
+    /// The owner.
+    pub owner: Owner,
+    /// The content.
+    pub value: T,
+    /// SHA-256 of the body.
+    pub body_hash: [u8; 32],
+    /// The request's key, if it has one.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for Owned<T, LIMIT> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let (client, verifier) = prerequisites(&mut parts, state).await?;
+        let read = async {
+            let body = json_body(&parts.headers, body, LIMIT).await?;
+            let request = signed(&parts, Some(&body))?;
+            let owner = verifier.owner(&client, &request).await?;
+            Ok(Self {
+                owner,
+                value: parse(&body)?,
+                body_hash: Sha256::digest(&body).into(),
+                idempotency_key: idempotency_key(&parts.headers)?,
+            })
+        };
+        read.await.map_err(|error: ApiError| error.into_response())
+    }
+}
+
+/// Requests that name a device key and are signed by either that very key or an enrolled one.
+pub struct Signed<T, const LIMIT: usize> {
+    /// The content.
+    pub value: T,
+    /// SHA-256 of the body.
+    pub body_hash: [u8; 32],
+    /// The request's key, if it has one.
+    pub idempotency_key: Option<IdempotencyKey>,
+    parts: Parts,
+    body: Zeroizing<Vec<u8>>,
+    client: Arc<ClientIdentity>,
+    verifier: Arc<OwnerVerifier>,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for Signed<T, LIMIT> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let (client, verifier) = prerequisites(&mut parts, state).await?;
+        let read = async {
+            let body = json_body(&parts.headers, body, LIMIT).await?;
+            // Unsigned requests end here, before their content is looked at.
+            let _proof = signed(&parts, Some(&body))?;
+            Ok(Self {
+                value: parse(&body)?,
+                body_hash: Sha256::digest(&body).into(),
+                idempotency_key: idempotency_key(&parts.headers)?,
+                parts,
+                body,
+                client,
+                verifier,
+            })
+        };
+        read.await.map_err(|error: ApiError| error.into_response())
+    }
+}
+
+impl<T, const LIMIT: usize> Signed<T, LIMIT> {
+    /// The holder of the device key that the request names, proven by its signature.
+    ///
+    /// # Errors
+    /// 400 when the key does not have the id the request says; 401 when it did not sign.
+    pub fn applicant(&self, key: &serde_json::Value, key_id: &str) -> Result<Applicant, ApiError> {
+        let key = parse_public_key(key)
+            .map_err(|error| ApiError::invalid(format!("clientShare.publicKey: {error}")))?;
+        if countersign_mpc::owner_proof::thumbprint(&key) != key_id {
+            return Err(ApiError::invalid(
+                "clientShare.keyId is not the RFC 7638 thumbprint of clientShare.publicKey",
+            ));
+        }
+        let request = signed(&self.parts, Some(&self.body))?;
+        Ok(self.verifier.applicant(&self.client, &request, &key)?)
+    }
+
+    /// The owner whose enrolled device signed.
+    ///
+    /// # Errors
+    /// 401 when none did.
+    pub async fn owner(&self) -> Result<Owner, ApiError> {
+        let request = signed(&self.parts, Some(&self.body))?;
+        Ok(self.verifier.owner(&self.client, &request).await?)
+    }
+}
+
+async fn prerequisites<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+) -> Result<(Arc<ClientIdentity>, Arc<OwnerVerifier>), Response> {
+    let Peer(client) = Peer::from_request_parts(parts, state).await?;
+    let Extension(verifier) = Extension::<Arc<OwnerVerifier>>::from_request_parts(parts, state)
+        .await
+        .map_err(IntoResponse::into_response)?;
+    Ok((client, verifier))
+}
+
+/// Reads a body of at most `limit` bytes into memory that is wiped.
+async fn json_body(
+    headers: &HeaderMap,
+    mut body: Body,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, ApiError> {
+    let content_type = single(headers, "content-type")?.unwrap_or_default();
+    if content_type != "application/json" {
+        return Err(ApiError::invalid("Content-Type must be application/json"));
+    }
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
+        return Err(ApiError::too_large(limit));
+    }
+    // One allocation, so that growing leaves no copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(if announced > 0 {
+        announced
+    } else {
+        limit
+    }));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::invalid("The body ended early"))?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len().saturating_add(data.len()) > limit {
+                return Err(ApiError::too_large(limit));
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok(bytes)
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        // The parser's own sentence may quote the input; only the place is safe to tell.
+        let what = match error.classify() {
+            serde_json::error::Category::Data => "has an unknown, missing or mistyped field",
+            _ => "is not JSON",
+        };
+        ApiError::invalid(format!(
+            "The body {what} at line {} column {}",
+            error.line(),
+            error.column()
+        ))
+    })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+    single(headers, "idempotency-key")?
+        .map(|key| {
+            IdempotencyKey::parse(key).map_err(|_| {
+                ApiError::invalid("Idempotency-Key must be 16 to 64 characters of A-Z a-z 0-9 - _")
+            })
+        })
+        .transpose()
+}
+
+/// The parts of a request that its device signed.
+fn signed<'a>(parts: &'a Parts, body: Option<&'a [u8]>) -> Result<SignedRequest<'a>, ApiError> {
+    let headers = &parts.headers;
+    let request = SignedRequest {
+        parts: RequestParts {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            query: parts.uri.query().unwrap_or_default(),
+            content_type: match body {
+                Some(_) => single(headers, header::CONTENT_TYPE.as_str())?,
+                None => None,
+            },
+            audience: single(headers, "mpc-audience")?.unwrap_or_default(),
+            idempotency_key: single(headers, "idempotency-key")?,
+            body,
+        },
+        content_digest: single(headers, "content-digest")?,
+        signature_input: single(headers, "signature-input")?,
+        signature: single(headers, "signature")?,
+    };
+    if request.signature_input.is_none() || request.signature.is_none() {
+        return Err(crate::identity::owner::OwnerError::Unsigned.into());
+    }
+    Ok(request)
+}
+
+/// The one value of a header. A header that comes twice means different things to different readers.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(ApiError::invalid(format!("The header {name} comes twice")));
+    }
+    first
+        .map(|value| {
+            value
+                .to_str()
+                .map_err(|_| ApiError::invalid(format!("The header {name} is not ASCII")))
+        })
+        .transpose()
+}

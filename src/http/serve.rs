@@ -29,6 +29,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::config::Limits;
+use crate::domain::EnvironmentKind;
 use crate::http::deadline::Deadline;
 use crate::http::tls::{Entrance, Refused, refusal};
 use crate::identity::certificate::ClientIdentity;
@@ -196,12 +197,23 @@ impl Connection {
             request.extensions_mut().insert(identity.clone());
             self.app.clone().oneshot(request)
         });
+        let kind = self.entrance.kind;
         async move {
-            match admitted {
-                Some(response) => response.await,
-                None => Ok(forbidden()),
-            }
+            let mut response = match admitted {
+                Some(response) => response.await?,
+                None => forbidden(),
+            };
+            mark(kind, &mut response);
+            Ok(response)
         }
+    }
+}
+
+/// Nobody shall take a development environment for a real one (`protocol.md` 6).
+fn mark(kind: EnvironmentKind, response: &mut Response) {
+    if kind == EnvironmentKind::Development {
+        let mode = HeaderValue::from_static("development");
+        response.headers_mut().insert("mpc-mode", mode);
     }
 }
 
@@ -291,3 +303,6 @@ impl Drop for Busy {
         self.0.change(|running| running.saturating_sub(1));
     }
 }
+
+#[cfg(test)]
+mod tests;

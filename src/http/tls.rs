@@ -19,6 +19,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 
 use crate::config::TlsFiles;
+use crate::domain::EnvironmentKind;
 use crate::identity::certificate::{AllowList, ClientIdentity, IdentityError, Role};
 
 /// Why a listener's TLS cannot be set up.
@@ -145,14 +146,12 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
     Ok(certificates)
 }
 
-/// Who may come in through a listener: its TLS configuration, the known clients, the roles it serves.
+/// Who may come in through a listener, and what every answer says about the environment.
 pub struct Entrance {
-    /// From [`server_config`].
-    pub tls: Arc<ServerConfig>,
-    /// The known clients.
-    pub clients: Arc<AllowList>,
-    /// The roles that this listener serves.
-    pub roles: &'static [Role],
+    pub(super) tls: Arc<ServerConfig>,
+    clients: Arc<AllowList>,
+    roles: &'static [Role],
+    pub(super) kind: EnvironmentKind,
 }
 
 /// Roles on the API listener.
@@ -178,6 +177,24 @@ pub enum Refused {
 }
 
 impl Entrance {
+    /// The entrance of one listener, for the `roles` of [`API_ROLES`] or [`OPERATOR_ROLES`].
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file that is unusable.
+    pub fn new(
+        files: &TlsFiles,
+        clients: Arc<AllowList>,
+        roles: &'static [Role],
+        kind: EnvironmentKind,
+    ) -> Result<Self, TlsError> {
+        Ok(Self {
+            tls: server_config(files)?,
+            clients,
+            roles,
+            kind,
+        })
+    }
+
     /// The identity behind a session whose handshake is complete, if this listener serves it.
     ///
     /// # Errors

@@ -42,6 +42,20 @@ impl Role {
             Self::Metrics => "metrics",
         }
     }
+
+    /// The role with this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::Gateway,
+            Self::Operator,
+            Self::SecurityOfficer,
+            Self::Auditor,
+            Self::Metrics,
+        ]
+        .into_iter()
+        .find(|role| role.as_str() == text)
+    }
 }
 
 /// A subject alternative name that may stand in the configuration.

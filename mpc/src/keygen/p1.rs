@@ -170,7 +170,7 @@ impl P1Canary {
             let Keygen3Reply { second, last } =
                 wire::decode(Role::P1, response)?.in_session(&canary_id)?;
             let (checked, our_last) = answered.check(share.party(), second)?;
-            checked.assemble(share.party(), &share.public().address, [our_last, last])
+            checked.assemble(share.party(), &share.public().address, &[our_last, last])
         })
     }
 }

@@ -159,21 +159,25 @@ impl Opening {
                 commitment: their_commitments.key,
             },
         ];
-        let (zero_commitment, zero_opening) = self.zero_share_messages(their_commitments, theirs);
+        let (zero_commitment, mut zero_opening) =
+            self.zero_share_messages(their_commitments, theirs);
         let (derivation_2, derivation_3) = self.derivation_messages(their_commitments, theirs);
-        let (party, package) = dkg::phase4::<Secp256k1>(
+        let finished = dkg::phase4::<Secp256k1>(
             &own.data,
             &own.poly_point,
             &proofs,
             &self.zero_shares,
             &[zero_commitment],
-            &[zero_opening],
+            std::slice::from_ref(&zero_opening),
             &self.transfers,
             std::slice::from_ref(&theirs.multiplication),
             &derivation_2,
             &derivation_3,
             dkls23::secp256k1::compute_eth_address,
-        )?;
+        );
+        zero_opening.seed.zeroize();
+        zero_opening.salt.zeroize();
+        let (party, package) = finished?;
         if party.derivation_data.chain_code == [0; 32] {
             return Err(MpcError::recoverable(RecoverableReason::ChainCode));
         }

@@ -391,3 +391,23 @@ fn public_keys_parse_from_jwk_and_sec1_only() {
         Some(OwnerProofError::PrivateKey)
     );
 }
+
+/// Computed independently by `vectors/owner_proof.py`, with RFC 6979 signatures like ours.
+#[test]
+fn a14_owner_proof_vector() {
+    let vectors: serde_json::Value =
+        serde_json::from_str(include_str!("../../vectors/owner_proof.json")).unwrap();
+    let text = |name: &str| vectors.get(name).unwrap().as_str().unwrap();
+    assert_eq!(key().thumbprint(), text("thumbprint"));
+    assert_eq!(
+        parse_public_key(vectors.get("jwk").unwrap()).unwrap(),
+        *key().verifying_key()
+    );
+    let (headers, _) = signed(&post());
+    assert_eq!(
+        headers.content_digest.as_deref(),
+        Some(text("content_digest"))
+    );
+    assert_eq!(headers.signature_input, text("signature_input"));
+    assert_eq!(headers.signature, text("signature"));
+}

@@ -23,6 +23,10 @@ pub struct P2SignKept {
 ///
 /// # Errors
 /// [`MpcError`]; a session mismatch (other digest, nonce, attempt, …) is recoverable and not suspect (A08).
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a binding is used for one attempt"
+)]
 pub fn p2_round_1(
     share: &P2Share,
     binding: SignBinding,
@@ -59,7 +63,7 @@ impl P2SignKept {
             let Self { sign_id, answered } = self;
             let Sign2 { second, last } = wire::decode(Role::P2, sg2)?.in_session(&sign_id)?;
             let (checked, our_last) = answered.check(share.party(), second)?;
-            checked.assemble(share.party(), &share.public().address, [our_last, last])
+            checked.assemble(share.party(), &share.public().address, &[our_last, last])
         })
     }
 }

@@ -81,10 +81,10 @@ impl Checked {
         self,
         party: &Party,
         address: &[u8; 20],
-        last: [Broadcast3to4<Secp256k1>; 2],
+        last: &[Broadcast3to4<Secp256k1>; 2],
     ) -> Result<Signature, MpcError> {
         let invalid = MpcError::recoverable(RecoverableReason::SignatureVerification);
-        let (s, recovery_id) = party.sign_phase4(&self.data, &self.x_coordinate, &last, true)?;
+        let (s, recovery_id) = party.sign_phase4(&self.data, &self.x_coordinate, last, true)?;
         let y_parity = match recovery_id {
             0 => false,
             1 => true,

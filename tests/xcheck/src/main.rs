@@ -1,6 +1,6 @@
 //! Compares our EIP-1559 encoder with ethers-core, an implementation that shares no code with it.
 //!
-//! Input: the file named by the first argument, one JSON object a line, as `tests/xcheck_vectors.rs` writes it: the
+//! Input: the file named by the first argument, one JSON object a line, as `src/chain/xcheck_vectors.rs` writes it: the
 //! fields of an `eth_sendTransaction` request (with `from`, the wallet's address), `digest` (what was signed) and `raw`
 //! (the signed EIP-2718 bytes). Every line must agree, and there must be at least as many as the second argument says.
 

@@ -1,0 +1,16 @@
+//! Attack tests, named by the attack's id. They work on message bodies, hence inside the crate.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "tests"
+)]
+
+mod keygen_attacks;
+mod messages;
+mod secrets;
+mod selective_failure;
+mod sign_attacks;
+mod support;
+mod vectors;

@@ -1,0 +1,215 @@
+//! `countersignd doctor`: one line for each thing that must be right, with the way out when it is not.
+
+use std::path::Path;
+
+use countersign_hsm::{KekName, Purpose, Token};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::token::{self, Environment, EnvironmentError};
+use super::{Exit, Failure, output};
+use crate::chain::{Chains, NodeLimits};
+use crate::clock;
+use crate::config::{Chain, Config, Listener};
+use crate::http::tls;
+use crate::store::{Store, StoreError};
+
+/// A certificate that expires sooner is reported.
+const RENEW_BEFORE_DAYS: i64 = 30;
+
+/// Some checks failed; each has been reported in a line of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} of the checks above failed")]
+struct Unwell(usize);
+
+/// The lines of a report.
+#[derive(Default)]
+struct Report {
+    failed: usize,
+    disagreement: bool,
+}
+
+impl Report {
+    fn add(&mut self, what: &str, result: Result<String, Failure>) {
+        match result {
+            Ok(detail) => output::line(format_args!("ok    {what}: {detail}")),
+            Err(failure) => {
+                self.failed += 1;
+                self.disagreement |= failure.exit() == Exit::Environment;
+                output::line(format_args!(
+                    "FAIL  {what}: {}",
+                    output::chain(failure.error())
+                ));
+            }
+        }
+    }
+}
+
+/// Checks everything that `serve` needs; the configuration itself has been checked by loading it.
+///
+/// # Errors
+/// Exit code 3 when environments disagree, 1 when anything else is wrong.
+pub async fn run(config: Config) -> Result<(), Failure> {
+    let mut report = Report::default();
+    report.add("configuration", Ok(config.path.display().to_string()));
+    for (name, listener) in [("api", &config.api), ("operator", &config.operator)] {
+        report.add(&format!("{name} certificates"), certificates(listener));
+    }
+    match token::open(&config.hsm) {
+        Ok(token) => {
+            check_token(&mut report, &config, &token).await;
+            token.close().await?;
+        }
+        Err(error) => report.add("token", Err(error.into())),
+    }
+    report.add("database", database(&config).await);
+    check_chains(&mut report, config.chains).await;
+    match report {
+        Report { failed: 0, .. } => Ok(()),
+        Report {
+            failed,
+            disagreement: true,
+        } => Err(Failure::environment(Unwell(failed))),
+        Report { failed, .. } => Err(Unwell(failed).into()),
+    }
+}
+
+fn certificates(listener: &Listener) -> Result<String, Failure> {
+    tls::server_config(&listener.tls)?;
+    let own = days_left(&listener.tls.certificate)?;
+    let ca = days_left(&listener.tls.client_ca)?;
+    Ok(format!(
+        "server expires in {own} days, client CA in {ca} days"
+    ))
+}
+
+/// Days until the first of the certificates in a file expires.
+fn days_left(path: &Path) -> Result<i64, Failure> {
+    let mut least = i64::MAX;
+    for der in tls::certificates(path)? {
+        let (_, certificate) = X509Certificate::from_der(&der)?;
+        let left = certificate.validity().not_after.timestamp() - clock::now().as_seconds();
+        least = least.min(left.div_euclid(86_400));
+    }
+    if least < 0 {
+        return Err(problem(format!("{} has expired; renew it", path.display())));
+    }
+    if least < RENEW_BEFORE_DAYS {
+        return Err(problem(format!(
+            "{} expires in {least} days; renew it now",
+            path.display()
+        )));
+    }
+    Ok(least)
+}
+
+async fn check_token(report: &mut Report, config: &Config, token: &Token) {
+    let info = token.info();
+    report.add(
+        "token",
+        Ok(format!(
+            "{} ({} {})",
+            info.label, info.manufacturer, info.model
+        )),
+    );
+    let environment = Environment::configured(config);
+    let confirmed = environment
+        .confirm(token)
+        .await
+        .map_err(EnvironmentError::failure);
+    report.add(
+        "environment on token",
+        confirmed.map(|()| environment.to_string()),
+    );
+    for tenant in &config.tenants {
+        for purpose in [Purpose::Share, Purpose::Kem] {
+            let name = KekName {
+                environment_id: config.environment_id.0,
+                tenant: tenant.as_str().to_owned(),
+                purpose,
+                epoch: 1,
+            };
+            let what = format!("key encryption key {} of {tenant}", purpose.as_str());
+            report.add(&what, key_encryption_key(token, &name).await);
+        }
+    }
+    for label in [
+        token::identity_key_label(&config.environment_id),
+        token::audit_key_label(&config.environment_id),
+    ] {
+        report.add(
+            &format!("signing key {label}"),
+            signing_key(token, &label).await,
+        );
+    }
+}
+
+async fn key_encryption_key(token: &Token, name: &KekName) -> Result<String, Failure> {
+    let id = token
+        .find_kek(name)
+        .await?
+        .ok_or_else(|| missing(&name.tenant))?;
+    token.check(id, None).await?;
+    Ok("wraps and unwraps".to_owned())
+}
+
+async fn signing_key(token: &Token, label: &str) -> Result<String, Failure> {
+    let id = token
+        .find_signing_key(label)
+        .await?
+        .ok_or_else(|| missing("this environment"))?;
+    token.sign(id, [0x5a; 32]).await?;
+    Ok("signs".to_owned())
+}
+
+fn missing(owner: &str) -> Failure {
+    problem(format!(
+        "the token has no such key for {owner}; connect the token that countersignd init wrote to"
+    ))
+}
+
+async fn database(config: &Config) -> Result<String, Failure> {
+    let store = match Store::open(&config.store).await {
+        Ok(store) => store,
+        Err(StoreError::InUse(_)) => return Ok("in use by a running countersignd".to_owned()),
+        Err(error) => return Err(error.into()),
+    };
+    let found = Environment {
+        id: store.environment_id(),
+        kind: store.environment_kind(),
+    };
+    Environment::configured(config)
+        .agrees("database", found)
+        .map_err(EnvironmentError::failure)?;
+    Ok(format!("{}, schema up to date", config.store.display()))
+}
+
+async fn check_chains(report: &mut Report, configured: Vec<Chain>) {
+    if configured.is_empty() {
+        report.add(
+            "chains",
+            Ok("none configured: no transaction can be signed".to_owned()),
+        );
+    }
+    let nodes = configured
+        .into_iter()
+        .map(|chain| (chain.id, chain.rpc_url))
+        .collect();
+    let chains = match Chains::new(nodes, NodeLimits::default()) {
+        Ok(chains) => chains,
+        Err(error) => return report.add("chains", Err(error.into())),
+    };
+    for id in chains.ids() {
+        if let Some(node) = chains.node(id) {
+            let verified = node.verify_chain_id().await;
+            let result = verified.map(|()| "its node answers with this id".to_owned());
+            report.add(&format!("chain {id}"), result.map_err(Into::into));
+        }
+    }
+}
+
+fn problem(text: String) -> Failure {
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Problem(String);
+    Problem(text).into()
+}

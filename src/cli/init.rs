@@ -1,0 +1,261 @@
+//! `countersignd init`: makes an environment.
+//!
+//! Crash safety: the id is written to `init.pending` before anything else exists, every step after
+//! that can be repeated for the same id, and `countersignd.toml` comes last. So a run that was cut off is
+//! completed by running it again, and an environment without its configuration has never been served.
+
+mod plan;
+mod render;
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use countersign_hsm::{KekName, Purpose, Token};
+
+use super::files::{self, Access};
+use super::token::{self, Environment, EnvironmentError};
+use super::{Failure, output};
+use crate::clock;
+use crate::domain::{EnvironmentId, EnvironmentKind};
+use crate::store::{EnvironmentRecord, Store, StoreError};
+
+use plan::Plan;
+
+/// Options of `countersignd init`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Directory to create: configuration, database and, for development, certificates
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// "development" (test chains, software tokens allowed) or "production"; it can never be changed
+    #[arg(long, value_name = "KIND", value_parser = plan::kind)]
+    kind: EnvironmentKind,
+    /// PKCS#11 library of the HSM
+    #[arg(long, value_name = "FILE")]
+    hsm_module: PathBuf,
+    /// Label of the token; it must not carry another environment
+    #[arg(long, value_name = "LABEL")]
+    token_label: String,
+    /// File with the token's user PIN, mode 600
+    #[arg(long, value_name = "FILE")]
+    pin_file: PathBuf,
+    /// Built-in HSM profile, or the path of a profile file
+    #[arg(long, value_name = "PROFILE", default_value = "softhsm2")]
+    hsm_profile: String,
+    /// A chain to sign for and its JSON-RPC node; may be given again
+    #[arg(long, value_name = "CHAINID=URL", value_parser = plan::rpc)]
+    rpc: Vec<plan::Rpc>,
+    /// Where gateways connect
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    /// Where operators and monitoring connect
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9443")]
+    operator_listen: SocketAddr,
+    /// Name of this appliance in every request that wallets sign [development: countersign.test]
+    #[arg(long, value_name = "NAME")]
+    audience: Option<String>,
+    /// Server certificate chain, PEM (production)
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Key of the server certificate, PEM, mode 600 (production)
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Dedicated CA of the client certificates, PEM (production)
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+    /// A client by name in its certificate, "spiffe://domain/path=role" or "dns:host=role" (production)
+    #[arg(long, value_name = "SAN=ROLE", value_parser = plan::client)]
+    client: Vec<plan::Client>,
+}
+
+/// Why an environment cannot be made.
+#[derive(Debug, thiserror::Error)]
+enum InitError {
+    #[error("{} already holds an environment; choose another --dir", dir.display())]
+    Complete { dir: PathBuf },
+    #[error(
+        "the token already carries environment {found}; use another token. If that environment comes from an \
+         init that was cut off and its directory is lost, delete the token's object cs/environment first"
+    )]
+    TokenTaken { found: Environment },
+    #[error("{} is not a file this version writes; if no init is running, remove it and try again", path.display())]
+    Pending { path: PathBuf },
+    #[error(
+        "an init of another kind was cut off here ({found}); repeat it, or choose another --dir"
+    )]
+    OtherKind { found: Environment },
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("the system has no random numbers")]
+    Random(#[source] getrandom::Error),
+}
+
+/// Makes the environment, or completes one that was cut off.
+///
+/// # Errors
+/// Exit code 2 for options that do not fit together, 3 when directory, token or database already belong to
+/// an environment or the token is not fit for this kind.
+pub async fn run(options: &Options) -> Result<(), Failure> {
+    let plan = Plan::new(options).map_err(Failure::usage)?;
+    let paths = Paths::new(&plan.directory);
+    if paths.config.exists() {
+        return finished(&paths);
+    }
+    let token = token::open(&plan.hsm)?;
+    let environment = choose(&plan, &paths)?;
+    environment
+        .accepts(&token)
+        .map_err(EnvironmentError::failure)?;
+    match Environment::of_token(&token)
+        .await
+        .map_err(EnvironmentError::failure)?
+    {
+        Some(found) if found != environment => {
+            return Err(Failure::environment(InitError::TokenTaken { found }));
+        }
+        _ => {}
+    }
+    files::directory(&plan.directory)?;
+    files::write(&paths.pending, &environment.encode(), Access::Private)?;
+    let identity_key = make_keys(&token, &environment).await?;
+    make_database(&paths.database, &environment).await?;
+    render::write(&plan, &paths, &environment, &identity_key)?;
+    files::remove(&paths.pending)?;
+    token.close().await?;
+    summary(&plan, &paths, &environment);
+    Ok(())
+}
+
+/// Where everything is.
+struct Paths {
+    config: PathBuf,
+    client: PathBuf,
+    database: PathBuf,
+    pki: PathBuf,
+    pending: PathBuf,
+}
+
+impl Paths {
+    fn new(directory: &Path) -> Self {
+        Self {
+            config: directory.join("countersignd.toml"),
+            client: directory.join("client.toml"),
+            database: directory.join("countersign.db"),
+            pki: directory.join("pki"),
+            pending: directory.join("init.pending"),
+        }
+    }
+}
+
+/// The configuration exists: only the removal of the mark can be missing.
+fn finished(paths: &Paths) -> Result<(), Failure> {
+    let directory = paths.config.parent().unwrap_or(Path::new("")).to_owned();
+    if !paths.pending.exists() {
+        return Err(Failure::environment(InitError::Complete { dir: directory }));
+    }
+    files::remove(&paths.pending)?;
+    output::line(format_args!(
+        "The environment in {} was complete already.",
+        directory.display()
+    ));
+    Ok(())
+}
+
+/// The environment of an init that was cut off here, else a new one.
+fn choose(plan: &Plan, paths: &Paths) -> Result<Environment, Failure> {
+    let path = paths.pending.clone();
+    match fs::read_to_string(&path) {
+        Ok(text) => match Environment::parse(&text) {
+            Some(found) if found.kind == plan.kind => Ok(found),
+            Some(found) => Err(Failure::environment(InitError::OtherKind { found })),
+            None => Err(InitError::Pending { path }.into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut id = [0; 32];
+            getrandom::fill(&mut id).map_err(InitError::Random)?;
+            Ok(Environment {
+                id: EnvironmentId(id),
+                kind: plan.kind,
+            })
+        }
+        Err(cause) => Err(InitError::Read { path, cause }.into()),
+    }
+}
+
+/// The environment object and every key; returns the public identity key, SEC1 uncompressed.
+async fn make_keys(token: &Token, environment: &Environment) -> Result<[u8; 65], Failure> {
+    environment.store_on(token).await?;
+    for purpose in [Purpose::Share, Purpose::Kem] {
+        token
+            .create_kek(&KekName {
+                environment_id: environment.id.0,
+                tenant: plan::TENANT.to_owned(),
+                purpose,
+                epoch: 1,
+            })
+            .await?;
+    }
+    token
+        .create_signing_key(&token::audit_key_label(&environment.id))
+        .await?;
+    let identity = token
+        .create_signing_key(&token::identity_key_label(&environment.id))
+        .await?;
+    Ok(token.public_key(identity).await?)
+}
+
+async fn make_database(path: &Path, environment: &Environment) -> Result<(), Failure> {
+    let record = EnvironmentRecord {
+        id: environment.id,
+        kind: environment.kind,
+        created_at: clock::now(),
+    };
+    match Store::create(path, &record).await {
+        Ok(_) => Ok(()),
+        Err(error @ StoreError::EnvironmentExists(_)) => Err(Failure::environment(error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn summary(plan: &Plan, paths: &Paths, environment: &Environment) {
+    let Environment { id, kind } = environment;
+    output::line(format_args!("Made a {kind} environment."));
+    output::line(format_args!("  id             {id}"));
+    output::line(format_args!(
+        "  token          {} (keys cs/{}.../...)",
+        plan.hsm.token_label,
+        short(id)
+    ));
+    output::line(format_args!(
+        "  database       {}",
+        paths.database.display()
+    ));
+    output::line(format_args!("  configuration  {}", paths.config.display()));
+    if *kind == EnvironmentKind::Development {
+        output::line(format_args!(
+            "  certificates   {} (for tests only)",
+            paths.pki.display()
+        ));
+        output::line(format_args!("  for wallets    {}", paths.client.display()));
+    }
+    if plan.rpc.is_empty() {
+        output::line("  chains         none yet: add a [[chain]] to the configuration");
+    }
+    output::line(format_args!(
+        "Next: countersignd serve --config {}",
+        paths.config.display()
+    ));
+}
+
+fn short(id: &EnvironmentId) -> String {
+    hex::encode(id.0.first_chunk::<8>().unwrap_or(&[0; 8]))
+}
+
+#[cfg(test)]
+mod tests;

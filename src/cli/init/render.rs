@@ -1,0 +1,243 @@
+//! The files of a new environment: certificates, `client.toml`, and last `countersignd.toml`.
+
+use std::fmt::{Display, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use rcgen::SanType;
+
+use super::plan::{Client, Pki, Plan, Rpc, TENANT};
+use super::{Environment, Paths};
+use crate::cli::Failure;
+use crate::cli::files::{self, Access};
+use crate::cli::pki::{Authority, Issued, Usage, Validity};
+use crate::clock;
+use crate::config::{HsmProfile, is_plain_url};
+use crate::identity::certificate::{Role, SubjectName};
+
+const GATEWAY: &str = "spiffe://countersign.test/gateway";
+const OPERATOR: &str = "spiffe://countersign.test/operator";
+
+/// Validity of development certificates, in days.
+const CA_DAYS: i64 = 3650;
+const LEAF_DAYS: i64 = 730;
+
+pub(super) fn write(
+    plan: &Plan,
+    paths: &Paths,
+    environment: &Environment,
+    identity_key: &[u8; 65],
+) -> Result<(), Failure> {
+    if matches!(plan.pki, Pki::Made) {
+        certificates(plan, &paths.pki)?;
+        let text = client_toml(plan, environment, identity_key);
+        files::write(&paths.client, &text, Access::Private)?;
+    }
+    for rpc in plan.rpc.iter().filter(|rpc| !is_plain(rpc)) {
+        files::write(
+            &plan.directory.join(url_file(rpc)),
+            &rpc.url,
+            Access::Private,
+        )?;
+    }
+    files::write(
+        &paths.config,
+        &config_toml(plan, environment),
+        Access::Private,
+    )?;
+    Ok(())
+}
+
+fn certificates(plan: &Plan, directory: &Path) -> Result<(), Failure> {
+    let now = clock::now();
+    let authority = Authority::new("countersign development CA", Validity::days(now, CA_DAYS))?;
+    let leaf =
+        |name, names, usage| authority.issue(name, names, usage, Validity::days(now, LEAF_DAYS));
+    let uri = |name: &str| Ok::<_, rcgen::Error>(vec![SanType::URI(name.try_into()?)]);
+    files::directory(directory)?;
+    for (name, issued) in [
+        ("ca", authority.own()),
+        (
+            "server",
+            leaf("countersignd", server_names(plan)?, Usage::Server)?,
+        ),
+        ("gateway", leaf("gateway", uri(GATEWAY)?, Usage::Client)?),
+        ("operator", leaf("operator", uri(OPERATOR)?, Usage::Client)?),
+    ] {
+        let Issued { certificate, key } = issued;
+        files::write(
+            &directory.join(format!("{name}-key.pem")),
+            &key,
+            Access::Private,
+        )?;
+        files::write(
+            &directory.join(format!("{name}.pem")),
+            &certificate,
+            Access::Public,
+        )?;
+    }
+    Ok(())
+}
+
+fn server_names(plan: &Plan) -> Result<Vec<SanType>, rcgen::Error> {
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    for address in [plan.listen.ip(), plan.operator_listen.ip()] {
+        if !address.is_unspecified() && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let mut names = vec![SanType::DnsName("localhost".try_into()?)];
+    names.extend(addresses.into_iter().map(SanType::IpAddress));
+    Ok(names)
+}
+
+fn client_toml(plan: &Plan, environment: &Environment, identity_key: &[u8; 65]) -> String {
+    let mut text = format!(
+        "# How a wallet reaches this appliance, and the key it pins. Paths are relative to this file.\n\
+         url = {url}\n\
+         ca = \"pki/ca.pem\"\n\
+         certificate = \"pki/gateway.pem\"\n\
+         key = \"pki/gateway-key.pem\"\n\
+         audience = {audience}\n\
+         environment_id = \"{id}\"\n\
+         environment_kind = \"{kind}\"\n\
+         tenant = \"{TENANT}\"\n\
+         # Public identity key of the appliance: P-256, SEC1 uncompressed.\n\
+         identity_key = \"{key}\"\n",
+        url = quoted(format_args!("https://{}", reachable(plan.listen))),
+        audience = quoted(&plan.audience),
+        id = environment.id,
+        kind = environment.kind,
+        key = hex::encode(identity_key),
+    );
+    for rpc in &plan.rpc {
+        append(
+            &mut text,
+            format_args!("\n[[chain]]\nid = {}\n", rpc.chain_id),
+        );
+        if is_plain(rpc) {
+            append(&mut text, format_args!("rpc = {}\n", quoted(&rpc.url)));
+        }
+    }
+    text
+}
+
+fn config_toml(plan: &Plan, environment: &Environment) -> String {
+    let (profile, pin) = (profile_text(&plan.hsm.profile), plan.hsm.pin_file.display());
+    let (certificate, key, client_ca) = match &plan.pki {
+        Pki::Made => (
+            "pki/server.pem".into(),
+            "pki/server-key.pem".into(),
+            "pki/ca.pem".into(),
+        ),
+        Pki::Brought {
+            certificate,
+            key,
+            client_ca,
+            ..
+        } => (
+            certificate.display().to_string(),
+            key.display().to_string(),
+            client_ca.display().to_string(),
+        ),
+    };
+    let listener = |name: &str, listen: SocketAddr| {
+        format!(
+            "\n[{name}]\nlisten = \"{listen}\"\ncertificate = {}\nkey = {}\nclient_ca = {}\n",
+            quoted(&certificate),
+            quoted(&key),
+            quoted(&client_ca),
+        )
+    };
+    let mut text = format!(
+        "# Written by `countersignd init`. Unknown keys are errors; paths are relative to this file.\n\
+         # The environment cannot be changed: token, database and this file must agree.\n\
+         audience = {audience}\n\
+         \n[environment]\nid = \"{id}\"\nkind = \"{kind}\"\n\
+         {api}{operator}\
+         \n[hsm]\nmodule = {module}\ntoken_label = {label}\npin_file = {pin}\nprofile = {profile}\n\
+         \n[store]\npath = \"countersign.db\"\n\
+         \n[[tenant]]\nname = \"{TENANT}\"\n",
+        audience = quoted(&plan.audience),
+        id = environment.id,
+        kind = environment.kind,
+        api = listener("api", plan.listen),
+        operator = listener("operator", plan.operator_listen),
+        module = quoted(plan.hsm.module.display()),
+        label = quoted(&plan.hsm.token_label),
+        pin = quoted(pin),
+        profile = quoted(profile),
+    );
+    for Client { san, role } in clients(plan) {
+        append(
+            &mut text,
+            format_args!(
+                "\n[[client]]\nsan = {}\nrole = \"{}\"\ntenant = \"{TENANT}\"\n",
+                quoted(san),
+                role.as_str()
+            ),
+        );
+    }
+    for rpc in &plan.rpc {
+        append(
+            &mut text,
+            format_args!("\n[[chain]]\nid = {}\n", rpc.chain_id),
+        );
+        if is_plain(rpc) {
+            append(&mut text, format_args!("rpc_url = {}\n", quoted(&rpc.url)));
+        } else {
+            append(
+                &mut text,
+                format_args!("rpc_url_file = {}\n", quoted(url_file(rpc))),
+            );
+        }
+    }
+    text
+}
+
+fn clients(plan: &Plan) -> Vec<Client> {
+    match &plan.pki {
+        Pki::Brought { clients, .. } => clients.clone(),
+        Pki::Made => [(GATEWAY, Role::Gateway), (OPERATOR, Role::Operator)]
+            .into_iter()
+            .map(|(san, role)| Client {
+                san: SubjectName::Spiffe(san.to_owned()),
+                role,
+            })
+            .collect(),
+    }
+}
+
+fn profile_text(profile: &HsmProfile) -> String {
+    match profile {
+        HsmProfile::Builtin(name) => name.clone(),
+        HsmProfile::File(path) => path.display().to_string(),
+    }
+}
+
+/// The address a client on this machine connects to.
+fn reachable(listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() {
+        format!("localhost:{}", listen.port())
+    } else {
+        listen.to_string()
+    }
+}
+
+fn is_plain(rpc: &Rpc) -> bool {
+    is_plain_url(&rpc.url)
+}
+
+fn url_file(rpc: &Rpc) -> String {
+    format!("chain-{}.url", rpc.chain_id)
+}
+
+/// A TOML string.
+fn quoted(text: impl Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+fn append(text: &mut String, more: std::fmt::Arguments<'_>) {
+    // Writing to a string cannot fail.
+    text.write_fmt(more).ok();
+}

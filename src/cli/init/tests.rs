@@ -1,0 +1,73 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use clap::Parser;
+
+use super::Options;
+use super::plan::{Pki, Plan};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn plan(more: &str) -> Result<Plan, String> {
+    let base = "init --dir env --hsm-module m.so --token-label t --pin-file pin";
+    let words = base.split(' ').chain(more.split(' '));
+    let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+    Plan::new(&arguments.options).map_err(|error| error.to_string())
+}
+
+#[test]
+fn development_makes_its_certificates_and_production_brings_them() {
+    let development = plan("--kind development --rpc 31337=http://127.0.0.1:8545").unwrap();
+    assert!(matches!(development.pki, Pki::Made));
+    assert_eq!(development.audience, "countersign.test");
+    assert!(development.directory.is_absolute() && development.hsm.module.is_absolute());
+    let production = plan(
+        "--kind production --audience signer.example --certificate Cargo.toml --key Cargo.toml \
+         --client-ca Cargo.toml --client spiffe://a.example/gw=gateway --rpc 1=https://rpc.example/token",
+    );
+    assert!(matches!(production.unwrap().pki, Pki::Brought { .. }));
+}
+
+#[test]
+fn options_that_do_not_fit_together_are_refused() {
+    for (options, expected) in [
+        ("--kind staging", "write development or production"),
+        ("--kind production", "also give --audience"),
+        (
+            "--kind production --audience a --certificate Cargo.toml --key Cargo.toml --client-ca Cargo.toml",
+            "also give --client",
+        ),
+        (
+            "--kind production --audience a --certificate absent.pem",
+            "absent.pem is not a usable path",
+        ),
+        ("--kind development --key k", "leave out --key"),
+        (
+            "--kind development --rpc 1=http://127.0.0.1:8545",
+            "does not sign for chain 1",
+        ),
+        (
+            "--kind development --rpc 31337=http://a --rpc 31337=http://b",
+            "chain 31337 is given twice",
+        ),
+        (
+            "--kind development --rpc http://a",
+            "write the chain's id and its node's URL",
+        ),
+        (
+            "--kind development --client gw=gateway",
+            "write spiffe://domain/path=role",
+        ),
+        (
+            "--kind development --client dns:gw=admin",
+            "the role is gateway, operator",
+        ),
+        ("--kind development --dev", "unexpected argument '--dev'"),
+    ] {
+        let error = plan(options).err().unwrap();
+        assert!(error.contains(expected), "{options}: {error}");
+    }
+}

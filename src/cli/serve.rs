@@ -1,0 +1,376 @@
+//! `countersignd serve`: puts the parts together and runs them until SIGTERM or SIGINT.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_hsm::{KekId, KekName, Purpose, SigningKeyId, Token};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Failure;
+use super::token::{self, Environment, EnvironmentError};
+use crate::audit;
+use crate::chain::{Chains, FeePolicy, NodeLimits};
+use crate::config::{Config, Listener};
+use crate::custody::{Custody, KemRing};
+use crate::domain::{EnvironmentId, InstanceId, TenantId};
+use crate::http::routes::{self, Api};
+use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES};
+use crate::http::{operator, serve};
+use crate::identity::owner::OwnerVerifier;
+use crate::policy::Policy;
+use crate::service::create_profile::CreateProfile;
+use crate::service::housekeeping::Housekeeping;
+use crate::service::identity_document::ShowIdentity;
+use crate::service::prepare_transaction::PrepareTransaction;
+use crate::service::sealed::Opener;
+use crate::service::settlement::Settlement;
+use crate::service::show::Show;
+use crate::service::sign::Sign;
+use crate::service::steps::{Steps, adopt_orphans};
+use crate::sessions::Lifetimes;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::readiness::{Check, Readiness};
+
+/// How often dependencies are checked, and how long a result is believed.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_MAX_AGE: Duration = Duration::from_secs(20);
+
+/// A key that `init` made is not on the token.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the token holds no {0}: connect the token this environment was made on, or run countersignd init"
+)]
+struct MissingKey(String);
+
+/// Runs the appliance.
+///
+/// # Errors
+/// [`Failure`] says what to do; nothing was served then.
+pub async fn run(mut config: Config) -> Result<(), Failure> {
+    // A node's URL may hold an access token: it is moved to where it is used, never copied.
+    let nodes = std::mem::take(&mut config.chains)
+        .into_iter()
+        .map(|chain| (chain.id, chain.rpc_url))
+        .collect();
+    let chains = Chains::new(nodes, NodeLimits::default())?;
+    let appliance = Appliance::start(&config, Arc::new(chains)).await?;
+    appliance.serve(config).await
+}
+
+/// The keys of an environment.
+struct Keys {
+    share: HashMap<TenantId, KekId>,
+    kem: KekId,
+    identity: SigningKeyId,
+    identity_public: [u8; 65],
+}
+
+/// The parts, assembled.
+struct Appliance {
+    token: Token,
+    store: Store,
+    keys: Keys,
+    chains: Arc<Chains>,
+    metrics: Arc<Metrics>,
+    steps: Arc<Steps>,
+    kem: Arc<KemRing>,
+    settlement: Arc<Settlement>,
+    create_profile: Arc<CreateProfile>,
+    sign: Arc<Sign>,
+}
+
+impl Appliance {
+    async fn start(config: &Config, chains: Arc<Chains>) -> Result<Self, Failure> {
+        let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
+        let environment = Environment::configured(config);
+        environment
+            .confirm(&token)
+            .await
+            .map_err(EnvironmentError::failure)?;
+        let store = Store::open(&config.store).await?;
+        let found = Environment {
+            id: store.environment_id(),
+            kind: store.environment_kind(),
+        };
+        environment
+            .agrees("database", found)
+            .map_err(EnvironmentError::failure)?;
+        let keys = Keys::find(&token, config).await?;
+        let instance = InstanceId::generate();
+        let orphans = adopt_orphans(&store, instance).await?;
+        if orphans > 0 {
+            tracing::warn!(orphans, "checks of a process that died were counted");
+        }
+        Self::assemble(config, chains, (token, store, keys), instance).await
+    }
+
+    async fn assemble(
+        config: &Config,
+        chains: Arc<Chains>,
+        (token, store, keys): (Token, Store, Keys),
+        instance: InstanceId,
+    ) -> Result<Self, Failure> {
+        let metrics = Arc::new(Metrics::new(config.environment_kind)?);
+        let custody = Arc::new(Custody::new(
+            token.clone(),
+            config.environment_id,
+            keys.share.clone(),
+            config.mpc.concurrency,
+            Arc::clone(&metrics),
+        ));
+        let tenant = config.tenants.first().map(ToString::to_string);
+        let kem = KemRing::open(
+            token.clone(),
+            store.clone(),
+            keys.kem,
+            keys.identity,
+            tenant.unwrap_or_default(),
+        );
+        let kem = Arc::new(kem.await?);
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        let steps = Arc::new(Steps {
+            store: store.clone(),
+            custody,
+            policy: Policy::builtin(),
+            instance,
+            lifetimes: Lifetimes {
+                session: seconds(config.mpc.session_ttl),
+                kept_state: seconds(config.mpc.kept_state_ttl),
+            },
+            metrics: Arc::clone(&metrics),
+            tasks: TaskTracker::new(),
+        });
+        let opener = Arc::new(Opener {
+            kem: Arc::clone(&kem),
+            store: store.clone(),
+        });
+        let settlement = Arc::new(Settlement::new(
+            store.clone(),
+            Arc::clone(&chains),
+            Arc::clone(&metrics),
+        ));
+        let create_profile = Arc::new(CreateProfile::new(Arc::clone(&steps), Arc::clone(&opener)));
+        let sign = Arc::new(Sign::new(
+            Arc::clone(&steps),
+            opener,
+            Arc::clone(&settlement),
+        ));
+        Ok(Self {
+            token,
+            store,
+            keys,
+            chains,
+            metrics,
+            steps,
+            kem,
+            settlement,
+            create_profile,
+            sign,
+        })
+    }
+
+    fn api(&self, config: &Config) -> Api {
+        let prepare = PrepareTransaction::new(
+            Arc::clone(&self.steps),
+            Arc::clone(&self.chains),
+            FeePolicy::default(),
+        );
+        let identity = ShowIdentity {
+            environment_id: config.environment_id,
+            kind: config.environment_kind,
+            audience: config.audience.clone(),
+            identity_key: self.keys.identity_public,
+            kem: Arc::clone(&self.kem),
+        };
+        Api {
+            create_profile: Arc::clone(&self.create_profile),
+            prepare_transaction: Arc::new(prepare),
+            sign: Arc::clone(&self.sign),
+            show: Arc::new(Show::new(self.store.clone())),
+            identity: Arc::new(identity),
+            verifier: Arc::new(OwnerVerifier::new(
+                self.store.clone(),
+                config.audience.clone(),
+            )),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    async fn serve(self, config: Config) -> Result<(), Failure> {
+        let shutdown = CancellationToken::new();
+        let readiness = self.readiness();
+        let api = routes::router(self.api(&config));
+        let operators = operator::router(Arc::clone(&self.metrics), readiness.clone());
+        let kind = config.environment_kind;
+        let clients = Arc::new(config.clients);
+        let entrance = |listener: &Listener, roles| {
+            Entrance::new(&listener.tls, Arc::clone(&clients), roles, kind).map(Arc::new)
+        };
+        let api_entrance = entrance(&config.api, API_ROLES)?;
+        let operator_entrance = entrance(&config.operator, OPERATOR_ROLES)?;
+        let api_listener = TcpListener::bind(config.api.listen).await?;
+        let operator_listener = TcpListener::bind(config.operator.listen).await?;
+        stop_on_signals(&shutdown)?;
+
+        let background = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(Arc::clone(&self.settlement).run(background.clone()));
+        tasks.spawn(self.housekeeping().run(background.clone()));
+        tasks.spawn(audit::sequence(
+            self.store.clone(),
+            Arc::clone(&self.metrics),
+            background.clone(),
+        ));
+        tasks.spawn(self.checks(readiness).run(background.clone()));
+
+        tracing::info!(
+            api = %api_listener.local_addr()?,
+            operator = %operator_listener.local_addr()?,
+            environment = %kind,
+            "listening"
+        );
+        tokio::join!(
+            serve::run(
+                api_listener,
+                api_entrance,
+                api,
+                config.api.limits,
+                shutdown.clone()
+            ),
+            serve::run(
+                operator_listener,
+                operator_entrance,
+                operators,
+                config.operator.limits,
+                shutdown.clone()
+            ),
+        );
+        // A step that a client no longer waits for still ends in a durable verdict.
+        self.steps.tasks.close();
+        self.steps.tasks.wait().await;
+        background.cancel();
+        tasks.close();
+        tasks.wait().await;
+        self.token.close().await?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn housekeeping(&self) -> Housekeeping {
+        Housekeeping {
+            steps: Arc::clone(&self.steps),
+            kem: Arc::clone(&self.kem),
+            create_profile: Arc::clone(&self.create_profile),
+            sign: Arc::clone(&self.sign),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let chains = self.chains.ids().map(Check::Chain);
+        Readiness::new(
+            [Check::Store, Check::Hsm].into_iter().chain(chains),
+            CHECK_MAX_AGE,
+        )
+    }
+
+    fn checks(&self, readiness: Readiness) -> Checks {
+        Checks {
+            readiness,
+            store: self.store.clone(),
+            token: self.token.clone(),
+            keks: self.keys.share.values().copied().collect(),
+            identity: self.keys.identity,
+            chains: Arc::clone(&self.chains),
+        }
+    }
+}
+
+impl Keys {
+    async fn find(token: &Token, config: &Config) -> Result<Self, Failure> {
+        let environment: EnvironmentId = config.environment_id;
+        let name = |tenant: &TenantId, purpose| KekName {
+            environment_id: environment.0,
+            tenant: tenant.to_string(),
+            purpose,
+            epoch: 1,
+        };
+        let mut share = HashMap::new();
+        let mut kem = None;
+        for tenant in &config.tenants {
+            let name_of_share = name(tenant, Purpose::Share);
+            let missing = MissingKey(format!("share KEK of tenant {tenant}"));
+            let kek = token.find_kek(&name_of_share).await?.ok_or(missing)?;
+            share.insert(tenant.clone(), kek);
+            if kem.is_none() {
+                kem = token.find_kek(&name(tenant, Purpose::Kem)).await?;
+            }
+        }
+        let label = token::identity_key_label(&environment);
+        let identity = token.find_signing_key(&label).await?;
+        let identity = identity.ok_or_else(|| MissingKey("identity key".to_owned()))?;
+        Ok(Self {
+            share,
+            kem: kem.ok_or_else(|| MissingKey("KEK for KEM keys".to_owned()))?,
+            identity,
+            identity_public: token.public_key(identity).await?,
+        })
+    }
+}
+
+/// Looks after everything the appliance depends on.
+struct Checks {
+    readiness: Readiness,
+    store: Store,
+    token: Token,
+    keks: Vec<KekId>,
+    identity: SigningKeyId,
+    chains: Arc<Chains>,
+}
+
+impl Checks {
+    async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.once().await;
+            drop(tokio::time::timeout(CHECK_EVERY, stop.cancelled()).await);
+        }
+    }
+
+    async fn once(&self) {
+        let store = self.store.ping().await;
+        self.readiness
+            .record(Check::Store, store.map_err(|error| error.to_string()));
+        let mut hsm = Ok(());
+        for kek in &self.keks {
+            let checked = self.token.check(*kek, Some(self.identity)).await;
+            hsm = hsm.and(checked.map_err(|error| error.to_string()));
+        }
+        self.readiness.record(Check::Hsm, hsm);
+        for id in self.chains.ids() {
+            if let Some(node) = self.chains.node(id) {
+                let reached = node.verify_chain_id().await;
+                self.readiness
+                    .record(Check::Chain(id), reached.map_err(|error| error.to_string()));
+            }
+        }
+    }
+}
+
+fn stop_on_signals(shutdown: &CancellationToken) -> Result<(), std::io::Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: no new connections, running steps finish");
+        shutdown.cancel();
+    });
+    Ok(())
+}

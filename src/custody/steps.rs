@@ -1,0 +1,168 @@
+//! The five protocol steps on our side, each from a permit to a verdict.
+
+use countersign_mpc::binding::{KeygenBinding, Purpose, SignBinding};
+use countersign_mpc::canary::CanaryDigest;
+use countersign_mpc::envelope::ResponseSealer;
+use countersign_mpc::error::MpcError;
+use countersign_mpc::{keygen, sign};
+
+use super::kept::Kept;
+use super::{Custody, Failure, Message, Product, Verdict};
+use crate::gate::Permit;
+
+impl Custody {
+    pub(super) async fn keygen_1(&self, permit: &Permit, message: Message) -> Verdict {
+        let Message { plaintext, sealer } = message;
+        let binding = self.keygen_binding(permit);
+        let nonce = permit.session().server_nonce;
+        let (kept, answer) =
+            match engine(move || keygen::p2_round_1(&binding, nonce, &plaintext)).await {
+                Ok(made) => made,
+                Err(error) => return error.into(),
+            };
+        self.keep(permit, Kept::KeygenRound2(Box::new(kept)));
+        sealed(sealer, &answer, Product::Message)
+    }
+
+    pub(super) async fn keygen_2(&self, permit: &Permit, message: Message) -> Verdict {
+        let Message { plaintext, sealer } = message;
+        let Some(Kept::KeygenRound2(kept)) = self.take(permit) else {
+            return lost();
+        };
+        let generated = match engine(move || kept.round_2(&plaintext)).await {
+            Ok(generated) => generated,
+            Err(error) => return error.into(),
+        };
+        let row = match self.seal(permit, &generated.share, &generated.public).await {
+            Ok(row) => row,
+            Err(verdict) => return verdict,
+        };
+        let address = generated.public.address;
+        self.keep(permit, Kept::KeygenRound3(Box::new(generated.canary)));
+        sealed(sealer, &generated.message, |message| Product::Share {
+            message,
+            share: Box::new(row),
+            address,
+        })
+    }
+
+    pub(super) async fn keygen_3(&self, permit: &Permit, message: Message) -> Verdict {
+        let Message { plaintext, sealer } = message;
+        let share = match self.unwrap(permit).await {
+            Ok(share) => share,
+            Err(verdict) => return verdict,
+        };
+        let Some(Kept::KeygenRound3(canary)) = self.take(permit) else {
+            return lost();
+        };
+        let session = permit.session();
+        let digest = CanaryDigest::new(
+            &session.profile_id.to_string(),
+            session.generation.0,
+            &session.session_id.to_string(),
+        );
+        match engine(move || canary.finish(&share, &plaintext, &digest)).await {
+            Ok(answer) => sealed(sealer, &answer, Product::Proven),
+            Err(error) => error.into(),
+        }
+    }
+
+    pub(super) async fn sign_1(&self, permit: &Permit, message: Message) -> Verdict {
+        let Message { plaintext, sealer } = message;
+        let Some(binding) = self.sign_binding(permit) else {
+            return Verdict::recoverable(Failure::Failed, "the session has no transaction");
+        };
+        let share = match self.unwrap(permit).await {
+            Ok(share) => share,
+            Err(verdict) => return verdict,
+        };
+        let (kept, answer) =
+            match engine(move || sign::p2_round_1(&share, binding, &plaintext)).await {
+                Ok(made) => made,
+                Err(error) => return error.into(),
+            };
+        self.keep(permit, Kept::SignRound2(Box::new(kept)));
+        sealed(sealer, &answer, Product::Message)
+    }
+
+    pub(super) async fn sign_2(&self, permit: &Permit, message: Message) -> Verdict {
+        let plaintext = message.plaintext;
+        let share = match self.unwrap(permit).await {
+            Ok(share) => share,
+            Err(verdict) => return verdict,
+        };
+        let Some(Kept::SignRound2(kept)) = self.take(permit) else {
+            return lost();
+        };
+        match engine(move || kept.round_2(&share, &plaintext)).await {
+            Ok(signature) => Verdict::Done(Product::Signature(signature)),
+            Err(error) => error.into(),
+        }
+    }
+
+    fn keep(&self, permit: &Permit, kept: Kept) {
+        let session = permit.session();
+        let until = self.keep_until();
+        self.kept
+            .put(session.session_id, session.attempt, until, kept);
+    }
+
+    fn take(&self, permit: &Permit) -> Option<Kept> {
+        let session = permit.session();
+        self.kept.take(session.session_id, session.attempt)
+    }
+
+    fn keygen_binding(&self, permit: &Permit) -> KeygenBinding {
+        let session = permit.session();
+        KeygenBinding {
+            environment_id: self.environment_id.0,
+            profile_id: session.profile_id.to_string(),
+            keygen_session_id: session.session_id.to_string(),
+            device_thumbprint: session.device_key_id.to_string(),
+        }
+    }
+
+    /// Binds a signature to everything that was decided about it. The digest is the one this
+    /// appliance computed; no request carries one (A08).
+    fn sign_binding(&self, permit: &Permit) -> Option<SignBinding> {
+        let session = permit.session();
+        Some(SignBinding {
+            environment_id: self.environment_id.0,
+            profile_id: session.profile_id.to_string(),
+            device_thumbprint: session.device_key_id.to_string(),
+            key_generation: session.generation.0,
+            session_id: session.session_id.to_string(),
+            attempt: session.attempt,
+            index: 0,
+            server_nonce: session.server_nonce,
+            policy_decision_id: session.decision_id.to_string(),
+            purpose: Purpose::Transaction,
+            digest: permit.transaction()?.digest,
+        })
+    }
+}
+
+/// Runs protocol arithmetic away from the threads that serve requests. What the closure owns, a
+/// share among it, is dropped and so wiped on that thread.
+async fn engine<T: Send + 'static>(
+    run: impl FnOnce() -> Result<T, MpcError> + Send + 'static,
+) -> Result<T, MpcError> {
+    tokio::task::spawn_blocking(run)
+        .await
+        .unwrap_or(Err(MpcError::Panicked))
+}
+
+fn sealed(
+    sealer: ResponseSealer,
+    plaintext: &[u8],
+    product: impl FnOnce(String) -> Product,
+) -> Verdict {
+    match sealer.seal(plaintext) {
+        Ok(message) => Verdict::Done(product(message)),
+        Err(error) => Verdict::recoverable(Failure::Failed, error.to_string()),
+    }
+}
+
+fn lost() -> Verdict {
+    Verdict::recoverable(Failure::Lost, "the kept state is gone")
+}

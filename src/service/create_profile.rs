@@ -1,0 +1,399 @@
+//! Creating a wallet: three requests, from a device key to a proven 2-of-2 key (`protocol.md` 2.3).
+
+use std::sync::Arc;
+
+use countersign_mpc::envelope::MessageType;
+
+use super::Error;
+use super::replies::Replies;
+use super::sealed::{Binding, Opener, SealedText, in_session};
+use super::steps::{AdmitStep, NotAdmitted, Steps};
+use crate::clock;
+use crate::custody::Product;
+use crate::domain::{
+    Generation, IdempotencyKey, OwnerId, ProfileId, ProfileName, SessionId, SessionKind,
+    SessionState,
+};
+use crate::gate::{self, Allowed, Permit};
+use crate::identity::owner::{Applicant, Owner};
+use crate::policy::{Action, Facts};
+use crate::sessions::conclude::Effect;
+use crate::store::devices::DeviceRow;
+use crate::store::idempotency::{self, Scope};
+use crate::store::profiles::NewProfile;
+use crate::store::sessions::SessionRow;
+use crate::store::{
+    AuditEvent, AuditRecord, CommitError, Operation, Tx, devices, profiles, sessions,
+};
+
+const ROUTE: &str = "POST /api/v2/profiles";
+
+/// What the wallet is told.
+#[derive(Clone)]
+pub enum Reply {
+    /// After the first message.
+    Round1 {
+        /// The profile.
+        profile_id: ProfileId,
+        /// The key generation.
+        session_id: SessionId,
+        /// Our sealed message.
+        message: String,
+    },
+    /// After the second message; our share is stored.
+    Round2 {
+        /// The profile.
+        profile_id: ProfileId,
+        /// The key generation.
+        session_id: SessionId,
+        /// The wallet's address.
+        address: [u8; 20],
+        /// Our sealed message.
+        message: String,
+    },
+    /// The wallet's half is proven.
+    Active {
+        /// The profile.
+        profile_id: ProfileId,
+        /// The key generation.
+        session_id: SessionId,
+        /// The wallet's address.
+        address: [u8; 20],
+        /// Our sealed message.
+        message: String,
+    },
+}
+
+/// The first request.
+pub struct First {
+    /// The name of the profile.
+    pub name: ProfileName,
+    /// The request's key.
+    pub idempotency_key: IdempotencyKey,
+    /// SHA-256 of the body.
+    pub body_hash: [u8; 32],
+    /// The first message.
+    pub message: SealedText,
+}
+
+/// The second and the third request.
+pub struct Next {
+    /// The profile.
+    pub profile_id: ProfileId,
+    /// The key generation.
+    pub session_id: SessionId,
+    /// SHA-256 of the body.
+    pub body_hash: [u8; 32],
+    /// The message.
+    pub message: SealedText,
+}
+
+/// The use case.
+pub struct CreateProfile {
+    steps: Arc<Steps>,
+    opener: Arc<Opener>,
+    replies: Replies<Reply>,
+}
+
+impl CreateProfile {
+    /// The use case over its parts.
+    #[must_use]
+    pub fn new(steps: Arc<Steps>, opener: Arc<Opener>) -> Self {
+        Self {
+            steps,
+            opener,
+            replies: Replies::default(),
+        }
+    }
+
+    /// Forgets answers that are past their time.
+    pub fn sweep(&self) {
+        self.replies.sweep(clock::now());
+    }
+
+    /// Starts a key generation.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn start(&self, applicant: Applicant, first: First) -> Result<Reply, Error> {
+        let key = first.idempotency_key.as_str().to_owned();
+        if let Some(earlier) = self.earlier(&applicant, &first).await? {
+            return Ok(earlier);
+        }
+        let binding = Binding {
+            message_type: MessageType::Keygen1,
+            tenant: applicant.tenant(),
+            device: applicant.device_key_id(),
+            profile: key.clone(),
+            session: key,
+            generation: Generation::FIRST,
+            attempt: 1,
+        };
+        let message = self.opener.open(binding, &first.message).await?;
+        let profile_id = ProfileId::generate();
+        let facts = Facts {
+            action: Action::CreateProfile,
+            by_owner: true,
+            chain: None,
+        };
+        let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
+        let allowed = gate::judge(&self.steps.policy, &facts, profile_id, expires_at)
+            .map_err(|_| Error::PolicyDenied)?;
+        let mut server_nonce = [0; 32];
+        getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
+        let body_hash = first.body_hash;
+        let admission = StartKeygen {
+            steps: Arc::clone(&self.steps),
+            applicant,
+            first_name: first.name,
+            idempotency_key: first.idempotency_key,
+            body_hash,
+            profile_id,
+            server_nonce,
+            allowed,
+        };
+        let reply = self
+            .steps
+            .run(admission, SessionKind::Keygen, message, finish_1)
+            .await?;
+        self.remember(&reply, body_hash);
+        Ok(reply)
+    }
+
+    /// Goes on with a key generation.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn go_on(&self, owner: Owner, next: Next) -> Result<Reply, Error> {
+        let session = self.session(&owner, &next).await?;
+        if let Some(reply) = self.replies.find(next.session_id, &next.body_hash) {
+            return Ok(reply);
+        }
+        let (message_type, step) = match session.state {
+            SessionState::Round1Done => (MessageType::Keygen2, 2),
+            SessionState::Round2Done => (MessageType::Keygen3, 3),
+            SessionState::Completed => return Err(crate::sessions::Refusal::Over.into()),
+            SessionState::Aborted | SessionState::Banned => return Err(Error::SessionLost),
+            _ => return Err(crate::sessions::Refusal::Busy.into()),
+        };
+        let binding = in_session(
+            message_type,
+            owner.tenant(),
+            owner.device_key_id(),
+            (next.profile_id, next.session_id),
+            (session.generation, session.attempt),
+        );
+        let message = self.opener.open(binding, &next.message).await?;
+        let admission = AdmitStep {
+            session_id: next.session_id,
+            owner: owner.owner_id(),
+            device: owner.device_key_id().clone(),
+            tenant: owner.tenant().clone(),
+            step,
+            request_hash: next.body_hash,
+            instance: self.steps.instance,
+            policy: self.steps.policy,
+            lifetimes: self.steps.lifetimes,
+        };
+        let address = self.address(next.profile_id).await?;
+        let reply = self
+            .steps
+            .run(
+                admission,
+                SessionKind::Keygen,
+                message,
+                move |session, product| finish(session, product, address),
+            )
+            .await?;
+        self.remember(&reply, next.body_hash);
+        Ok(reply)
+    }
+
+    async fn earlier(&self, applicant: &Applicant, first: &First) -> Result<Option<Reply>, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        let scope = scope(applicant, &first.idempotency_key);
+        let Some(earlier) = idempotency::find(&mut reader, &scope).await? else {
+            return Ok(None);
+        };
+        if earlier.body_hash != first.body_hash {
+            return Err(Error::IdempotencyMismatch);
+        }
+        let session = SessionId::parse(&earlier.resource_id).map_err(|_| Error::Internal)?;
+        self.replies
+            .find(session, &first.body_hash)
+            .map(Some)
+            .ok_or(Error::SessionLost)
+    }
+
+    async fn session(&self, owner: &Owner, next: &Next) -> Result<SessionRow, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        super::show::owned_profile(&mut reader, owner, next.profile_id).await?;
+        let session = sessions::find(&mut reader, next.session_id)
+            .await?
+            .filter(|session| {
+                session.kind == SessionKind::Keygen
+                    && session.profile_id == next.profile_id
+                    && session.device_key_id == *owner.device_key_id()
+            });
+        session.ok_or(Error::SessionNotFound)
+    }
+
+    async fn address(&self, profile: ProfileId) -> Result<Option<[u8; 20]>, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        let profile = profiles::find(&mut reader, profile).await?;
+        Ok(profile.and_then(|profile| profile.address))
+    }
+
+    fn remember(&self, reply: &Reply, body_hash: [u8; 32]) {
+        let session_id = match reply {
+            Reply::Round1 { session_id, .. }
+            | Reply::Round2 { session_id, .. }
+            | Reply::Active { session_id, .. } => *session_id,
+        };
+        self.replies
+            .put(session_id, body_hash, reply.clone(), clock::now());
+    }
+}
+
+fn scope<'a>(applicant: &'a Applicant, key: &'a IdempotencyKey) -> Scope<'a> {
+    Scope {
+        tenant: applicant.tenant(),
+        device_key_id: applicant.device_key_id(),
+        route: ROUTE,
+        key,
+    }
+}
+
+fn finish_1(session: &SessionRow, product: Product) -> (Effect, Result<Reply, Error>) {
+    finish(session, product, None)
+}
+
+fn finish(
+    session: &SessionRow,
+    product: Product,
+    address: Option<[u8; 20]>,
+) -> (Effect, Result<Reply, Error>) {
+    let (profile_id, session_id) = (session.profile_id, session.session_id);
+    match (product, address) {
+        (Product::Message(message), _) => {
+            let reply = Reply::Round1 {
+                profile_id,
+                session_id,
+                message,
+            };
+            (Effect::Advance, Ok(reply))
+        }
+        (
+            Product::Share {
+                message,
+                share,
+                address,
+            },
+            _,
+        ) => {
+            let reply = Reply::Round2 {
+                profile_id,
+                session_id,
+                address,
+                message,
+            };
+            (Effect::StoreShare { share, address }, Ok(reply))
+        }
+        (Product::Proven(message), Some(address)) => {
+            let reply = Reply::Active {
+                profile_id,
+                session_id,
+                address,
+                message,
+            };
+            (Effect::Activate, Ok(reply))
+        }
+        (Product::Proven(_) | Product::Signature(_), _) => {
+            let effect = Effect::Abort {
+                reason: "the step made something else".to_owned(),
+                suspect: false,
+            };
+            (effect, Err(Error::Internal))
+        }
+    }
+}
+
+/// Enrols the device, adds the profile and its key generation, and permits the first step.
+struct StartKeygen {
+    steps: Arc<Steps>,
+    applicant: Applicant,
+    first_name: ProfileName,
+    idempotency_key: IdempotencyKey,
+    body_hash: [u8; 32],
+    profile_id: ProfileId,
+    server_nonce: [u8; 32],
+    allowed: Allowed,
+}
+
+impl Operation for StartKeygen {
+    type Output = Permit;
+    type Refusal = Error;
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(Permit, AuditRecord), CommitError<Error>> {
+        let scope = scope(&self.applicant, &self.idempotency_key);
+        if idempotency::find(tx, &scope).await?.is_some() {
+            // The same request is in flight: its own answer will be the one.
+            return Err(CommitError::Refused(crate::sessions::Refusal::Busy.into()));
+        }
+        let session_id = SessionId::generate();
+        idempotency::insert(tx, &scope, &self.body_hash, &session_id.to_string()).await?;
+        let owner_id = self.owner(tx).await?;
+        let profile = NewProfile {
+            profile_id: self.profile_id,
+            tenant: self.applicant.tenant(),
+            owner_id,
+            name: self.first_name.as_str(),
+        };
+        profiles::insert(tx, &profile).await?;
+        let session = SessionRow {
+            session_id,
+            kind: SessionKind::Keygen,
+            profile_id: self.profile_id,
+            device_key_id: self.applicant.device_key_id().clone(),
+            certificate_spki: *self.applicant.certificate_spki(),
+            state: SessionState::Round1Checking,
+            attempt: 1,
+            generation: Generation::FIRST,
+            server_nonce: self.server_nonce,
+            decision_id: self.allowed.record(tx).await?,
+            instance_id: self.steps.instance,
+            request_hash: Some(self.body_hash),
+            expires_at: tx.now().plus_seconds(self.steps.lifetimes.session),
+        };
+        sessions::insert(tx, &session).await?;
+        profiles::lock(tx, self.profile_id, session_id).await?;
+        let row = profiles::find(tx, self.profile_id).await?;
+        let row = row.ok_or(CommitError::Refused(Error::Internal))?;
+        let record = AuditRecord::done(AuditEvent::KeygenRequested)
+            .profile(self.profile_id)
+            .session(session_id);
+        let permit = gate::permit(tx, &self.steps.policy, session, row, 1)
+            .await
+            .map_err(|reason| CommitError::Refused(NotAdmitted::Permit(reason).into()))?;
+        Ok((permit, record))
+    }
+}
+
+impl StartKeygen {
+    /// The owner this device speaks for already, or a new one.
+    async fn owner(&self, tx: &mut Tx<'_>) -> Result<OwnerId, CommitError<Error>> {
+        let (tenant, device) = (self.applicant.tenant(), self.applicant.device_key_id());
+        if let Some(known) = devices::find(tx, tenant, device).await? {
+            return Ok(known.owner_id);
+        }
+        let row = DeviceRow {
+            owner_id: OwnerId::generate(),
+            public_key: *self.applicant.public_key(),
+        };
+        devices::insert(tx, tenant, device, &row).await?;
+        Ok(row.owner_id)
+    }
+}

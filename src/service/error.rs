@@ -1,0 +1,140 @@
+//! What a use case may answer instead of a result. Every variant is a stable code for clients.
+
+use crate::gate::NotPermitted;
+use crate::sessions::Refusal;
+use crate::store::{CommitError, StoreError};
+
+/// Why a use case did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request is not well formed; says what to change.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// A key share field holds something else than a sealed message of this round.
+    #[error("{0}")]
+    InvalidKeyShare(&'static str),
+    /// A sealed message of another protocol version.
+    #[error("this protocol version is not supported")]
+    UnsupportedVersion,
+    /// The profile does not exist, or belongs to somebody else.
+    #[error("no such profile")]
+    ProfileNotFound,
+    /// The session does not exist, or belongs to somebody else.
+    #[error("no such session")]
+    SessionNotFound,
+    /// The key signs nothing any more.
+    #[error("the key is quarantined: its owner and two operators must release it")]
+    KeyQuarantined,
+    /// The key signs nothing until it is rotated.
+    #[error("the key must be rotated before it signs again")]
+    KeyRefreshRequired,
+    /// Policy said no.
+    #[error("policy does not allow this")]
+    PolicyDenied,
+    /// The chain is not one of ours.
+    #[error("chain {0} is not served by this appliance")]
+    ChainNotAllowed(u64),
+    /// The policy changed since the decision.
+    #[error("the policy changed: prepare the transaction again")]
+    PolicyChanged,
+    /// The session or the profile is in another state.
+    #[error("{message}")]
+    StateConflict {
+        /// What to do.
+        message: &'static str,
+        /// Whether the same request may succeed later.
+        again: bool,
+    },
+    /// The session's state in memory is gone.
+    #[error("the session was lost: start it again")]
+    SessionLost,
+    /// The session or its decision is too old.
+    #[error("the session has expired: start it again")]
+    SessionExpired,
+    /// The wallet has another generation of the key.
+    #[error("the wallet holds another generation of the key")]
+    GenerationMismatch,
+    /// The idempotency key was used for another request.
+    #[error("this Idempotency-Key was used for another request")]
+    IdempotencyMismatch,
+    /// A protocol round failed.
+    #[error("Round {0} failed")]
+    MpcFailed(u8),
+    /// The HSM or the engine cannot be reached.
+    #[error("the signing engine is unavailable")]
+    DuoNodeUnavailable,
+    /// The chain's node cannot be reached or cannot be believed.
+    #[error("the node of this chain is unavailable")]
+    ChainUnavailable,
+    /// The database cannot be reached.
+    #[error("the database is unavailable")]
+    StoreUnavailable(#[source] StoreError),
+    /// Too much is waiting.
+    #[error("too many operations are waiting")]
+    Overloaded,
+    /// A task of ours died.
+    #[error("an internal task failed")]
+    Internal,
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Overloaded => Self::Overloaded,
+            other => Self::StoreUnavailable(other),
+        }
+    }
+}
+
+impl<R: Into<Self>> From<CommitError<R>> for Error {
+    fn from(error: CommitError<R>) -> Self {
+        match error {
+            CommitError::Refused(refusal) => refusal.into(),
+            CommitError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::WrongStep => Self::StateConflict {
+                message: "the session waits for another round",
+                again: false,
+            },
+            Refusal::Busy => Self::StateConflict {
+                message: "another message of this key is being checked",
+                again: true,
+            },
+            Refusal::Over => Self::StateConflict {
+                message: "the session is over",
+                again: false,
+            },
+            Refusal::Aborted => Self::StateConflict {
+                message: "the session was given up: start it again",
+                again: false,
+            },
+            Refusal::Lost => Self::SessionLost,
+            Refusal::Expired => Self::SessionExpired,
+            Refusal::Quarantined => Self::KeyQuarantined,
+            Refusal::RefreshRequired => Self::KeyRefreshRequired,
+        }
+    }
+}
+
+impl From<NotPermitted> for Error {
+    fn from(reason: NotPermitted) -> Self {
+        match reason {
+            NotPermitted::DecisionExpired => Self::SessionExpired,
+            NotPermitted::PolicyChanged => Self::PolicyChanged,
+            NotPermitted::NoDecision => Self::PolicyDenied,
+            NotPermitted::Store(error) => error.into(),
+        }
+    }
+}

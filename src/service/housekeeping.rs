@@ -1,0 +1,68 @@
+//! What must happen by itself: sessions end in time, keys are replaced, memory is given back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::create_profile::CreateProfile;
+use super::sign::Sign;
+use super::steps::Steps;
+use crate::clock;
+use crate::custody::KemRing;
+use crate::sessions::lifecycle::Expire;
+use crate::store::{CommitError, StoreError};
+
+/// How often sessions are looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How many of those looks pass between two looks at the KEM keys.
+const KEM_EVERY: u32 = 300;
+
+/// The housekeeper.
+pub struct Housekeeping {
+    /// Sessions and kept state.
+    pub steps: Arc<Steps>,
+    /// The KEM keys.
+    pub kem: Arc<KemRing>,
+    /// Answers of key generations.
+    pub create_profile: Arc<CreateProfile>,
+    /// Answers of signatures.
+    pub sign: Arc<Sign>,
+}
+
+impl Housekeeping {
+    /// Works until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut round: u32 = 0;
+        while !stop.is_cancelled() {
+            drop(tokio::time::timeout(INTERVAL, stop.cancelled()).await);
+            if let Err(error) = self.expire().await {
+                tracing::error!(?error, "overdue sessions could not be ended");
+            }
+            self.steps.custody.sweep(clock::now());
+            self.create_profile.sweep();
+            self.sign.sweep();
+            round = round.wrapping_add(1);
+            if round.is_multiple_of(KEM_EVERY)
+                && let Err(error) = self.kem.refresh().await
+            {
+                tracing::error!(?error, "the KEM keys could not be refreshed");
+            }
+        }
+    }
+
+    async fn expire(&self) -> Result<(), StoreError> {
+        let mut reader = self.steps.store.reader().await?;
+        let overdue = crate::store::sessions::overdue(&mut reader, clock::now()).await?;
+        drop(reader);
+        for session in overdue {
+            let id = session.session_id;
+            match self.steps.store.commit(Expire { session }).await {
+                Ok(_) => self.steps.custody.forget(id),
+                Err(CommitError::Refused(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

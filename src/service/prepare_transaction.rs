@@ -1,0 +1,371 @@
+//! Preparing a transaction: policy, fees, nonce, and a session that waits for the wallet's first message.
+//!
+//! INVARIANT: the digest that will be signed is computed here from the typed transaction, inside the
+//! operation that reserves its nonce. No request carries a digest (A08), and one request is one nonce (A28).
+
+use std::sync::Arc;
+
+use alloy_primitives::Address;
+
+use super::Error;
+use super::steps::Steps;
+use crate::chain::{
+    Chains, FeePolicy, FeeRefusal, Terms, TransactionRequest, Unsigned1559, UnsignedFields,
+};
+use crate::clock::{self, Timestamp};
+use crate::domain::{
+    DecisionId, Generation, IdempotencyKey, InstanceId, ProfileId, ProfileState, SessionId,
+    SessionKind, SessionState, TransactionId,
+};
+use crate::gate::{self, Allowed, Denied};
+use crate::identity::owner::Owner;
+use crate::policy::{Action, ChainFacts, DenyReason, Facts};
+use crate::sessions::{self, Refusal};
+use crate::store::idempotency::{self, Scope};
+use crate::store::profiles::ProfileRow;
+use crate::store::sessions::SessionRow;
+use crate::store::transactions::{TransactionRow, TransactionState};
+use crate::store::{
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Tx, profiles, transactions,
+};
+
+const ROUTE: &str = "POST /api/v1/profiles/:id/transactions";
+/// Prepared sessions of one profile that may wait at a time.
+const MAX_WAITING: i64 = 32;
+
+/// What is asked for.
+pub struct Request {
+    /// The profile that pays.
+    pub profile_id: ProfileId,
+    /// The transaction.
+    pub transaction: TransactionRequest,
+    /// The generation the wallet holds, if it says so.
+    pub generation: Option<u64>,
+    /// The request's key.
+    pub idempotency_key: IdempotencyKey,
+    /// SHA-256 of the body.
+    pub body_hash: [u8; 32],
+}
+
+/// A transaction that waits for its signature.
+pub struct Prepared {
+    /// What will be signed, field by field.
+    pub unsigned: UnsignedFields,
+    /// keccak-256 of it.
+    pub digest: [u8; 32],
+    /// The session that will sign it.
+    pub session_id: SessionId,
+    /// When the session ends.
+    pub expires_at: Timestamp,
+    /// The generation that will sign.
+    pub generation: Generation,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// Our nonce for this attempt.
+    pub server_nonce: [u8; 32],
+    /// The decision that allowed it.
+    pub decision_id: DecisionId,
+}
+
+/// The use case.
+pub struct PrepareTransaction {
+    steps: Arc<Steps>,
+    chains: Arc<Chains>,
+    fees: FeePolicy,
+}
+
+impl PrepareTransaction {
+    /// The use case over its parts.
+    #[must_use]
+    pub const fn new(steps: Arc<Steps>, chains: Arc<Chains>, fees: FeePolicy) -> Self {
+        Self {
+            steps,
+            chains,
+            fees,
+        }
+    }
+
+    /// Prepares a transaction, or finds the one that the same request prepared before.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn prepare(&self, owner: Owner, request: Request) -> Result<Prepared, Error> {
+        let profile = self.profile(&owner, &request).await?;
+        if let Some(earlier) = self.earlier(&owner, &request).await? {
+            return Ok(earlier);
+        }
+        sessions::usable(&profile)?;
+        let address = ready_address(&profile, request.generation)?;
+        let allowed = self.judge(&profile, &request).await?;
+        let chain_id = request.transaction.chain_id;
+        let node = self
+            .chains
+            .node(chain_id)
+            .ok_or(Error::ChainNotAllowed(chain_id))?;
+        let preparation = node
+            .prepare(Address::from(address), &request.transaction)
+            .await
+            .map_err(|error| node_error(chain_id, error))?;
+        let terms = self
+            .fees
+            .terms(&request.transaction, &preparation)
+            .map_err(fee_error)?;
+        let mut server_nonce = [0; 32];
+        getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
+        let operation = Prepare {
+            owner,
+            request,
+            address,
+            terms,
+            lowest_nonce: preparation.nonce,
+            server_nonce,
+            allowed,
+            instance: self.steps.instance,
+            session_seconds: self.steps.lifetimes.session,
+        };
+        Ok(self.steps.store.commit(operation).await?.into_inner())
+    }
+
+    async fn profile(&self, owner: &Owner, request: &Request) -> Result<ProfileRow, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        super::show::owned_profile(&mut reader, owner, request.profile_id).await
+    }
+
+    async fn earlier(&self, owner: &Owner, request: &Request) -> Result<Option<Prepared>, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        let scope = scope(owner, &request.idempotency_key);
+        let Some(earlier) = idempotency::find(&mut reader, &scope).await? else {
+            return Ok(None);
+        };
+        if earlier.body_hash != request.body_hash {
+            return Err(Error::IdempotencyMismatch);
+        }
+        let id = SessionId::parse(&earlier.resource_id).map_err(|_| Error::Internal)?;
+        let session = crate::store::sessions::find(&mut reader, id).await?;
+        let transaction = transactions::of_session(&mut reader, id).await?;
+        let (Some(session), Some(transaction)) = (session, transaction) else {
+            return Err(Error::Internal);
+        };
+        prepared(&session, &transaction).map(Some)
+    }
+
+    /// Judges the request; a denial is recorded.
+    async fn judge(&self, profile: &ProfileRow, request: &Request) -> Result<Allowed, Error> {
+        let chain_id = request.transaction.chain_id;
+        let kind = self.steps.store.environment_kind();
+        let facts = Facts {
+            action: Action::PrepareTransaction,
+            by_owner: true,
+            chain: Some(ChainFacts {
+                id: chain_id,
+                configured: self.chains.node(chain_id).is_some(),
+                fits_environment: kind.accepts_chain(chain_id),
+            }),
+        };
+        let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
+        match gate::judge(&self.steps.policy, &facts, profile.profile_id, expires_at) {
+            Ok(allowed) => Ok(allowed),
+            Err(denied) => {
+                let reason = denied.reason;
+                let profile_id = profile.profile_id;
+                let denial = RecordDenial { denied, profile_id };
+                self.steps.store.commit(denial).await?.into_inner();
+                Err(match reason {
+                    DenyReason::Chain => Error::ChainNotAllowed(chain_id),
+                    DenyReason::Policy => Error::PolicyDenied,
+                })
+            }
+        }
+    }
+}
+
+fn scope<'a>(owner: &'a Owner, key: &'a IdempotencyKey) -> Scope<'a> {
+    Scope {
+        tenant: owner.tenant(),
+        device_key_id: owner.device_key_id(),
+        route: ROUTE,
+        key,
+    }
+}
+
+/// The address of a profile that can pay.
+fn ready_address(profile: &ProfileRow, generation: Option<u64>) -> Result<[u8; 20], Error> {
+    let not_active = Error::StateConflict {
+        message: "the profile is not active",
+        again: false,
+    };
+    if profile.state != ProfileState::Active {
+        return Err(not_active);
+    }
+    if generation.is_some_and(|held| held != profile.generation.0) {
+        return Err(Error::GenerationMismatch);
+    }
+    profile.address.ok_or(not_active)
+}
+
+fn node_error(chain_id: u64, error: crate::chain::NodeError) -> Error {
+    if error.is_about_request() {
+        return Error::InvalidRequest(format!("the chain refuses this transaction: {error}"));
+    }
+    tracing::warn!(chain_id, %error, "the node could not prepare a transaction");
+    Error::ChainUnavailable
+}
+
+fn fee_error(refusal: FeeRefusal) -> Error {
+    match refusal {
+        FeeRefusal::NodeAboveLimit(_) => {
+            tracing::warn!(%refusal, "the node asks for more than the fee policy allows");
+            Error::PolicyDenied
+        }
+        FeeRefusal::WalletAboveLimit(_) => Error::PolicyDenied,
+        _ => Error::InvalidRequest(refusal.to_string()),
+    }
+}
+
+fn prepared(session: &SessionRow, transaction: &TransactionRow) -> Result<Prepared, Error> {
+    let unsigned = Unsigned1559::from_payload(&transaction.payload).map_err(|_| Error::Internal)?;
+    Ok(Prepared {
+        unsigned: unsigned.fields(),
+        digest: transaction.digest,
+        session_id: session.session_id,
+        expires_at: session.expires_at,
+        generation: session.generation,
+        attempt: session.attempt,
+        server_nonce: session.server_nonce,
+        decision_id: session.decision_id,
+    })
+}
+
+/// Records the decision, reserves the nonce, builds the transaction and opens its session.
+struct Prepare {
+    owner: Owner,
+    request: Request,
+    address: [u8; 20],
+    terms: Terms,
+    lowest_nonce: u64,
+    server_nonce: [u8; 32],
+    allowed: Allowed,
+    instance: InstanceId,
+    session_seconds: i64,
+}
+
+impl Operation for Prepare {
+    type Output = Prepared;
+    type Refusal = Error;
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(Prepared, AuditRecord), CommitError<Error>> {
+        let generation = self.check(tx).await.map_err(CommitError::Refused)?;
+        let unsigned = self.build(tx).await.map_err(CommitError::Refused)?;
+        let session = SessionRow {
+            session_id: SessionId::generate(),
+            kind: SessionKind::Sign,
+            profile_id: self.request.profile_id,
+            device_key_id: self.owner.device_key_id().clone(),
+            certificate_spki: *self.owner.certificate_spki(),
+            state: SessionState::Created,
+            attempt: 1,
+            generation,
+            server_nonce: self.server_nonce,
+            decision_id: self.allowed.record(tx).await?,
+            instance_id: self.instance,
+            request_hash: None,
+            expires_at: tx.now().plus_seconds(self.session_seconds),
+        };
+        crate::store::sessions::insert(tx, &session).await?;
+        let transaction = TransactionRow {
+            transaction_id: TransactionId::generate(),
+            session_id: session.session_id,
+            profile_id: self.request.profile_id,
+            chain_id: unsigned.chain_id(),
+            sender: self.address,
+            nonce: unsigned.nonce(),
+            payload: unsigned.payload(),
+            digest: unsigned.digest(),
+            state: TransactionState::Prepared,
+            raw: None,
+            tx_hash: None,
+            block_number: None,
+            broadcast_attempts: 0,
+        };
+        transactions::insert(tx, &transaction).await?;
+        let scope = scope(&self.owner, &self.request.idempotency_key);
+        let resource = session.session_id.to_string();
+        idempotency::insert(tx, &scope, &self.request.body_hash, &resource).await?;
+        let record = AuditRecord::done(AuditEvent::TransactionPrepared)
+            .profile(session.profile_id)
+            .session(session.session_id)
+            .detail(format!(
+                "chain {} nonce {} digest 0x{}",
+                transaction.chain_id,
+                transaction.nonce,
+                hex::encode(transaction.digest)
+            ));
+        let prepared = prepared(&session, &transaction).map_err(CommitError::Refused)?;
+        Ok((prepared, record))
+    }
+}
+
+impl Prepare {
+    /// What must hold at the moment of the reservation, whatever was read before.
+    async fn check(&self, tx: &mut Tx<'_>) -> Result<Generation, Error> {
+        let scope = scope(&self.owner, &self.request.idempotency_key);
+        if idempotency::find(tx, &scope).await?.is_some() {
+            return Err(Refusal::Busy.into());
+        }
+        let profile = profiles::find(tx, self.request.profile_id)
+            .await?
+            .ok_or(Error::ProfileNotFound)?;
+        sessions::usable(&profile)?;
+        ready_address(&profile, self.request.generation)?;
+        let waiting = crate::store::sessions::count_created(tx, profile.profile_id).await?;
+        if waiting >= MAX_WAITING {
+            return Err(Error::StateConflict {
+                message: "too many prepared transactions wait for their signature",
+                again: true,
+            });
+        }
+        Ok(profile.generation)
+    }
+
+    /// The transaction with the lowest nonce that no living transaction of ours holds.
+    async fn build(&self, tx: &mut Tx<'_>) -> Result<Unsigned1559, Error> {
+        let chain_id = self.request.transaction.chain_id;
+        let held =
+            transactions::held_nonces(tx, chain_id, &self.address, self.lowest_nonce).await?;
+        let mut nonce = self.lowest_nonce;
+        for taken in held {
+            if taken != nonce {
+                break;
+            }
+            nonce = nonce.checked_add(1).ok_or(Error::ChainUnavailable)?;
+        }
+        Unsigned1559::new(&self.request.transaction, nonce, self.terms)
+            .map_err(|error| Error::InvalidRequest(error.to_string()))
+    }
+}
+
+/// Records a denial.
+struct RecordDenial {
+    denied: Box<Denied>,
+    profile_id: ProfileId,
+}
+
+impl Operation for RecordDenial {
+    type Output = ();
+    type Refusal = std::convert::Infallible;
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
+        self.denied.record(tx).await?;
+        let record = AuditRecord::done(AuditEvent::TransactionDenied)
+            .outcome(AuditOutcome::Denied)
+            .profile(self.profile_id)
+            .detail(self.denied.rules());
+        Ok(((), record))
+    }
+}

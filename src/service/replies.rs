@@ -1,0 +1,54 @@
+//! The last answer of each open session, in memory: the identical request gets the identical answer.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Timestamp;
+use crate::domain::SessionId;
+
+/// Seconds an answer is kept.
+const MAX_AGE: i64 = 600;
+
+struct Entry<R> {
+    request_hash: [u8; 32],
+    reply: R,
+    until: Timestamp,
+}
+
+/// Answers by session.
+pub struct Replies<R>(Mutex<HashMap<SessionId, Entry<R>>>);
+
+impl<R> Default for Replies<R> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<R: Clone> Replies<R> {
+    /// Remembers the answer to a request.
+    pub fn put(&self, session: SessionId, request_hash: [u8; 32], reply: R, now: Timestamp) {
+        let entry = Entry {
+            request_hash,
+            reply,
+            until: now.plus_seconds(MAX_AGE),
+        };
+        self.entries().insert(session, entry);
+    }
+
+    /// The answer to this very request, if it is remembered.
+    #[must_use]
+    pub fn find(&self, session: SessionId, request_hash: &[u8; 32]) -> Option<R> {
+        let entries = self.entries();
+        let entry = entries.get(&session)?;
+        (entry.request_hash == *request_hash).then(|| entry.reply.clone())
+    }
+
+    /// Forgets answers that are past their time.
+    pub fn sweep(&self, now: Timestamp) {
+        self.entries().retain(|_, entry| entry.until > now);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<SessionId, Entry<R>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

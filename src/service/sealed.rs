@@ -1,0 +1,138 @@
+//! Opening a wallet's sealed message: before any state changes.
+
+use std::sync::Arc;
+
+use countersign_mpc::envelope::{EnvelopeError, EnvelopeInfo, MessageType};
+use zeroize::Zeroizing;
+
+use super::Error;
+use crate::custody::{KemRing, Message};
+use crate::domain::{DeviceKeyId, Generation, ProfileId, SessionId, TenantId};
+use crate::store::{AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Store, Tx};
+
+/// The text of a sealed message. It may hold anything a client put there, a bare secret among it,
+/// so it is wiped and never printed.
+pub struct SealedText(pub Zeroizing<String>);
+
+impl<'de> serde::Deserialize<'de> for SealedText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+/// What a message must be bound to.
+pub struct Binding<'a> {
+    /// Its type.
+    pub message_type: MessageType,
+    /// The tenant.
+    pub tenant: &'a TenantId,
+    /// The device that signed the request.
+    pub device: &'a DeviceKeyId,
+    /// The profile, or the idempotency key of the first message.
+    pub profile: String,
+    /// The session, or the idempotency key of the first message.
+    pub session: String,
+    /// The generation.
+    pub generation: Generation,
+    /// The attempt.
+    pub attempt: u32,
+}
+
+/// Opens messages.
+pub struct Opener {
+    /// The keys.
+    pub kem: Arc<KemRing>,
+    /// Where a bare secret is recorded.
+    pub store: Store,
+}
+
+impl Opener {
+    /// Opens a message.
+    ///
+    /// # Errors
+    /// [`Error::InvalidKeyShare`] or [`Error::UnsupportedVersion`].
+    pub async fn open(&self, binding: Binding<'_>, text: &SealedText) -> Result<Message, Error> {
+        let info = EnvelopeInfo {
+            environment_id: self.store.environment_id().0,
+            tenant: binding.tenant.to_string(),
+            message_type: binding.message_type,
+            kem_kid: String::new(),
+            device_thumbprint: binding.device.to_string(),
+            profile_id: binding.profile,
+            session_id: binding.session,
+            key_generation: binding.generation.0,
+            attempt: binding.attempt,
+        };
+        match self.kem.open_message(info, &text.0) {
+            Ok(message) => Ok(message),
+            Err(EnvelopeError::BareSecret) => {
+                let device = binding.device.to_string();
+                self.store.commit(SecretSent { device }).await?.into_inner();
+                Err(Error::InvalidKeyShare(
+                    "A bare secret was sent. Never send a key share: send the sealed message",
+                ))
+            }
+            Err(EnvelopeError::UnsupportedVersion) => Err(Error::UnsupportedVersion),
+            Err(EnvelopeError::WrongType) => Err(Error::StateConflict {
+                message: "the message is for another round",
+                again: false,
+            }),
+            Err(EnvelopeError::WrongKey) => Err(Error::InvalidKeyShare(
+                "The message is sealed to an unknown key: fetch the identity document again",
+            )),
+            Err(_) => Err(Error::InvalidKeyShare(
+                "The message does not open: it was altered or belongs to another session",
+            )),
+        }
+    }
+}
+
+/// Records that a client sent a secret. The secret itself is nowhere in it.
+struct SecretSent {
+    device: String,
+}
+
+impl Operation for SecretSent {
+    type Output = ();
+    type Refusal = std::convert::Infallible;
+
+    async fn apply(
+        &mut self,
+        _tx: &mut Tx<'_>,
+    ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
+        let record = AuditRecord::done(AuditEvent::ClientSentSecret)
+            .outcome(AuditOutcome::Denied)
+            .detail(format!("device {}", self.device));
+        Ok(((), record))
+    }
+}
+
+/// The round a signing message says it is for, from its text.
+#[must_use]
+pub fn round_of(text: &SealedText) -> Option<(MessageType, u8)> {
+    match text.0.split('.').nth(1)? {
+        "sg1" => Some((MessageType::Sign1, 1)),
+        "sg2" => Some((MessageType::Sign2, 2)),
+        _ => None,
+    }
+}
+
+/// The binding of a message inside a session.
+#[must_use]
+pub fn in_session<'a>(
+    message_type: MessageType,
+    tenant: &'a TenantId,
+    device: &'a DeviceKeyId,
+    ids: (ProfileId, SessionId),
+    place: (Generation, u32),
+) -> Binding<'a> {
+    Binding {
+        message_type,
+        tenant,
+        device,
+        profile: ids.0.to_string(),
+        session: ids.1.to_string(),
+        generation: place.0,
+        attempt: place.1,
+    }
+}

@@ -1,0 +1,331 @@
+//! Signing a prepared transaction: two requests (`protocol.md` 2.4).
+//!
+//! INVARIANT: the signed bytes are committed before they are broadcast, and broadcasting them again is
+//! the only thing that ever happens to them: a retry can never pay twice.
+
+use std::sync::Arc;
+
+use countersign_mpc::envelope::MessageType;
+
+use super::Error;
+use super::replies::Replies;
+use super::sealed::{Opener, SealedText, in_session, round_of};
+use super::settlement::Settlement;
+use super::steps::{AdmitStep, Steps};
+use crate::chain::Unsigned1559;
+use crate::clock::{self, Timestamp};
+use crate::custody::Product;
+use crate::domain::{
+    DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, TenantId,
+};
+use crate::identity::owner::Owner;
+use crate::sessions::conclude::Effect;
+use crate::sessions::{self, Arrival, Refusal};
+use crate::store::profiles::ProfileRow;
+use crate::store::sessions::SessionRow;
+use crate::store::transactions::TransactionState;
+use crate::store::{
+    AuditEvent, AuditRecord, CommitError, Operation, Tx, decisions, profiles, transactions,
+};
+
+/// What the wallet is told.
+#[derive(Clone)]
+pub enum Reply {
+    /// After the first message.
+    Round1 {
+        /// The session.
+        session_id: SessionId,
+        /// Our sealed message.
+        message: String,
+    },
+    /// After the second message.
+    Signed {
+        /// The session.
+        session_id: SessionId,
+        /// The transaction's hash.
+        tx_hash: [u8; 32],
+        /// Where the transaction stands.
+        state: TransactionState,
+    },
+}
+
+/// A message of a session.
+pub struct Round {
+    /// The session.
+    pub session_id: SessionId,
+    /// SHA-256 of the body.
+    pub body_hash: [u8; 32],
+    /// The message.
+    pub message: SealedText,
+}
+
+/// A new attempt.
+pub struct Restarted {
+    /// The attempt.
+    pub attempt: u32,
+    /// Our nonce for it.
+    pub server_nonce: [u8; 32],
+}
+
+/// The use case.
+pub struct Sign {
+    steps: Arc<Steps>,
+    opener: Arc<Opener>,
+    settlement: Arc<Settlement>,
+    replies: Replies<Reply>,
+}
+
+impl Sign {
+    /// The use case over its parts.
+    #[must_use]
+    pub fn new(steps: Arc<Steps>, opener: Arc<Opener>, settlement: Arc<Settlement>) -> Self {
+        Self {
+            steps,
+            opener,
+            settlement,
+            replies: Replies::default(),
+        }
+    }
+
+    /// Forgets answers that are past their time.
+    pub fn sweep(&self) {
+        self.replies.sweep(clock::now());
+    }
+
+    /// Takes the next message of a session.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn round(&self, owner: Owner, round: Round) -> Result<Reply, Error> {
+        let (session, profile) = self.session(&owner, round.session_id).await?;
+        if let Some(reply) = self.repeated(&session, &round).await? {
+            return Ok(reply);
+        }
+        sessions::usable(&profile)?;
+        let (message_type, step) = round_of(&round.message).unwrap_or((MessageType::Sign1, 1));
+        // Refused early, and again inside the operation.
+        sessions::admit(&session, &self.arrival(step, round.body_hash))?;
+        let binding = in_session(
+            message_type,
+            owner.tenant(),
+            owner.device_key_id(),
+            (session.profile_id, session.session_id),
+            (session.generation, session.attempt),
+        );
+        let message = self.opener.open(binding, &round.message).await?;
+        let admission = AdmitStep {
+            session_id: session.session_id,
+            owner: owner.owner_id(),
+            device: owner.device_key_id().clone(),
+            tenant: owner.tenant().clone(),
+            step,
+            request_hash: round.body_hash,
+            instance: self.steps.instance,
+            policy: self.steps.policy,
+            lifetimes: self.steps.lifetimes,
+        };
+        let payload = self.payload(session.session_id).await?;
+        let reply = self
+            .steps
+            .run(
+                admission,
+                SessionKind::Sign,
+                message,
+                move |session, product| finish(session, product, &payload),
+            )
+            .await?;
+        self.deliver(reply, round.body_hash).await
+    }
+
+    /// Starts the next attempt of a session that was given up.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn restart(&self, owner: &Owner, session_id: SessionId) -> Result<Restarted, Error> {
+        let (_, profile) = self.session(owner, session_id).await?;
+        sessions::usable(&profile)?;
+        let mut server_nonce = [0; 32];
+        getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
+        let operation = Restart {
+            session_id,
+            owner: owner.owner_id(),
+            device: owner.device_key_id().clone(),
+            tenant: owner.tenant().clone(),
+            server_nonce,
+            instance: self.steps.instance,
+            seconds: self.steps.lifetimes.session,
+        };
+        let restarted = self.steps.store.commit(operation).await?.into_inner();
+        self.steps.custody.forget(session_id);
+        Ok(restarted)
+    }
+
+    async fn session(
+        &self,
+        owner: &Owner,
+        id: SessionId,
+    ) -> Result<(SessionRow, ProfileRow), Error> {
+        let mut reader = self.steps.store.reader().await?;
+        let (session, profile) = super::show::owned_session(&mut reader, owner, id).await?;
+        if session.kind != SessionKind::Sign {
+            return Err(Error::SessionNotFound);
+        }
+        Ok((session, profile))
+    }
+
+    /// The answer to a request that was answered before.
+    async fn repeated(&self, session: &SessionRow, round: &Round) -> Result<Option<Reply>, Error> {
+        if session.request_hash != Some(round.body_hash) {
+            return Ok(None);
+        }
+        if session.state != SessionState::Signed {
+            return Ok(self.replies.find(session.session_id, &round.body_hash));
+        }
+        let mut reader = self.steps.store.reader().await?;
+        let row = transactions::of_session(&mut reader, session.session_id).await?;
+        let row = row.ok_or(Error::Internal)?;
+        Ok(Some(Reply::Signed {
+            session_id: session.session_id,
+            tx_hash: row.tx_hash.ok_or(Error::Internal)?,
+            state: row.state,
+        }))
+    }
+
+    async fn payload(&self, session: SessionId) -> Result<Vec<u8>, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        let row = transactions::of_session(&mut reader, session).await?;
+        row.map(|row| row.payload).ok_or(Error::Internal)
+    }
+
+    fn arrival(&self, step: u8, request_hash: [u8; 32]) -> Arrival {
+        Arrival {
+            step,
+            request_hash,
+            instance: self.steps.instance,
+            now: clock::now(),
+        }
+    }
+
+    /// Remembers a first answer; broadcasts what a second one signed.
+    async fn deliver(&self, reply: Reply, body_hash: [u8; 32]) -> Result<Reply, Error> {
+        match reply {
+            Reply::Round1 { session_id, .. } => {
+                self.replies
+                    .put(session_id, body_hash, reply.clone(), clock::now());
+                Ok(reply)
+            }
+            Reply::Signed {
+                session_id,
+                tx_hash,
+                state,
+            } => {
+                let state = self.settlement.broadcast(session_id).await.unwrap_or(state);
+                Ok(Reply::Signed {
+                    session_id,
+                    tx_hash,
+                    state,
+                })
+            }
+        }
+    }
+}
+
+fn finish(
+    session: &SessionRow,
+    product: Product,
+    payload: &[u8],
+) -> (Effect, Result<Reply, Error>) {
+    let session_id = session.session_id;
+    let failed = |reason: &str| {
+        let effect = Effect::Abort {
+            reason: reason.to_owned(),
+            suspect: false,
+        };
+        (effect, Err(Error::Internal))
+    };
+    match product {
+        Product::Message(message) => {
+            let reply = Reply::Round1 {
+                session_id,
+                message,
+            };
+            (Effect::Advance, Ok(reply))
+        }
+        Product::Signature(signature) => {
+            let signed = Unsigned1559::from_payload(payload).and_then(|unsigned| {
+                unsigned.sign(signature.r(), signature.s(), signature.y_parity())
+            });
+            let Ok(signed) = signed else {
+                return failed("the signed transaction does not encode");
+            };
+            let reply = Reply::Signed {
+                session_id,
+                tx_hash: signed.hash,
+                state: TransactionState::Broadcasting,
+            };
+            let effect = Effect::Sign {
+                raw: signed.raw,
+                tx_hash: signed.hash,
+            };
+            (effect, Ok(reply))
+        }
+        Product::Share { .. } | Product::Proven(_) => failed("the step made something else"),
+    }
+}
+
+/// Starts the next attempt: the same transaction, the same chain nonce, fresh protocol nonces.
+struct Restart {
+    session_id: SessionId,
+    owner: OwnerId,
+    device: DeviceKeyId,
+    tenant: TenantId,
+    server_nonce: [u8; 32],
+    instance: InstanceId,
+    seconds: i64,
+}
+
+impl Operation for Restart {
+    type Output = Restarted;
+    type Refusal = Error;
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(Restarted, AuditRecord), CommitError<Error>> {
+        let refuse = CommitError::Refused;
+        let session = crate::store::sessions::find(tx, self.session_id)
+            .await?
+            .ok_or(refuse(Error::SessionNotFound))?;
+        let profile = profiles::find(tx, session.profile_id)
+            .await?
+            .filter(|profile| {
+                profile.owner_id == self.owner
+                    && profile.tenant == self.tenant
+                    && session.device_key_id == self.device
+            })
+            .ok_or(refuse(Error::SessionNotFound))?;
+        sessions::usable(&profile).map_err(|refusal| refuse(refusal.into()))?;
+        let expires_at: Timestamp = tx.now().plus_seconds(self.seconds);
+        let next = sessions::restart(&session, self.server_nonce, self.instance, expires_at)
+            .map_err(|refusal| refuse(refusal.into()))?;
+        if !transactions::reclaim(tx, self.session_id).await? {
+            return Err(refuse(Error::StateConflict {
+                message: "the nonce of this transaction is taken: prepare it again",
+                again: false,
+            }));
+        }
+        decisions::extend(tx, session.decision_id, expires_at).await?;
+        if !crate::store::sessions::update(tx, &session, &next).await? {
+            return Err(refuse(Refusal::Busy.into()));
+        }
+        let record = AuditRecord::done(AuditEvent::SessionRestarted)
+            .profile(session.profile_id)
+            .session(session.session_id)
+            .detail(format!("attempt {}", next.attempt));
+        let restarted = Restarted {
+            attempt: next.attempt,
+            server_nonce: self.server_nonce,
+        };
+        Ok((restarted, record))
+    }
+}

@@ -1,0 +1,343 @@
+//! One protocol step, from admission to conclusion.
+//!
+//! SECURITY: the whole of it runs in a tracked task. A client that closes its connection cancels
+//! nothing: a check that started always ends in a durable verdict (A03).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::Error;
+use crate::custody::{Custody, Failure, Message, Product, Stepped, Verdict};
+use crate::domain::{
+    DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, TenantId,
+};
+use crate::gate::{self, Permit};
+use crate::policy::Policy;
+use crate::sessions::conclude::{Conclude, Effect, Gone};
+use crate::sessions::lifecycle::{self, Orphan};
+use crate::sessions::{self, Arrival, Lifetimes, Refusal};
+use crate::store::profiles::ProfileRow;
+use crate::store::sessions::SessionRow;
+use crate::store::{
+    AuditEvent, AuditRecord, CommitError, Operation, Store, StoreError, Tx, profiles,
+};
+use crate::telemetry::metrics::Metrics;
+
+/// A session that has been idle this long gives way to a new one of the same key, in seconds.
+const SUPERSEDE_AFTER: i64 = 5;
+/// Pause before a conclusion is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs steps.
+pub struct Steps {
+    /// The database.
+    pub store: Store,
+    /// The shares.
+    pub custody: Arc<Custody>,
+    /// The rules.
+    pub policy: Policy,
+    /// This process.
+    pub instance: InstanceId,
+    /// How long sessions live.
+    pub lifetimes: Lifetimes,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Running steps, for an orderly stop.
+    pub tasks: TaskTracker,
+}
+
+impl Steps {
+    /// Admits a step, runs it and concludes it. `finish` says what the product is worth and what
+    /// the wallet is told.
+    ///
+    /// # Errors
+    /// As the admission, the step or the conclusion says.
+    pub async fn run<A, R, F>(
+        self: &Arc<Self>,
+        admission: A,
+        kind: SessionKind,
+        message: Message,
+        finish: F,
+    ) -> Result<R, Error>
+    where
+        A: Operation<Output = Permit>,
+        A::Refusal: Into<Error>,
+        R: Send + 'static,
+        F: FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>) + Send + 'static,
+    {
+        let steps = Arc::clone(self);
+        let task = self.tasks.spawn(async move {
+            let slot = steps.custody.slot(kind).await;
+            let permit = steps.store.commit(admission).await?;
+            steps.metrics.permit_given();
+            steps.metrics.step_recorded();
+            let stepped = steps.custody.step(permit, slot, message).await;
+            steps.conclude(stepped, finish).await
+        });
+        task.await.unwrap_or(Err(Error::Internal))
+    }
+
+    async fn conclude<R, F>(&self, stepped: Stepped, finish: F) -> Result<R, Error>
+    where
+        R: Send + 'static,
+        F: FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>) + Send,
+    {
+        let Stepped {
+            session,
+            permit_id,
+            verdict,
+        } = stepped;
+        let round = round(&session);
+        let (effect, reply) = match verdict {
+            Verdict::Done(product) => finish(&session, product),
+            Verdict::NotRun => (Effect::NotRun, Err(Error::DuoNodeUnavailable)),
+            Verdict::Ban { reason } => (Effect::Ban { reason }, Err(Error::MpcFailed(round))),
+            Verdict::Recoverable {
+                failure,
+                reason,
+                suspect,
+            } => (
+                Effect::Abort { reason, suspect },
+                Err(answer(failure, session.kind, round)),
+            ),
+        };
+        let ban = match &effect {
+            Effect::Ban { reason } => Some(reason.clone()),
+            _ => None,
+        };
+        let conclusion = Conclude {
+            session: session.clone(),
+            permit_id,
+            effect,
+            lifetimes: self.lifetimes,
+            reply: Some(reply),
+        };
+        match self.store.commit(conclusion).await {
+            Ok(reply) => reply.into_inner(),
+            Err(CommitError::Refused(Gone)) => Err(Refusal::Over.into()),
+            Err(CommitError::Store(error)) => {
+                tracing::error!(?error, session = %session.session_id, "a step ended and could not be concluded");
+                self.insist(session, permit_id, ban).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Ends a step whose conclusion the store refused to take. A ban is never dropped; anything else
+    /// counts as a check without a verdict. Either way the key stays locked until this is durable.
+    async fn insist(
+        &self,
+        session: SessionRow,
+        permit_id: crate::domain::OperationId,
+        ban: Option<String>,
+    ) {
+        self.custody.forget(session.session_id);
+        loop {
+            tokio::time::sleep(RETRY).await;
+            let unavailable = match &ban {
+                Some(reason) => {
+                    let conclusion = Conclude {
+                        session: session.clone(),
+                        permit_id,
+                        effect: Effect::Ban {
+                            reason: reason.clone(),
+                        },
+                        lifetimes: self.lifetimes,
+                        reply: Some(()),
+                    };
+                    matches!(
+                        self.store.commit(conclusion).await,
+                        Err(CommitError::Store(_))
+                    )
+                }
+                None => {
+                    let orphan = Orphan {
+                        session: session.clone(),
+                    };
+                    matches!(self.store.commit(orphan).await, Err(CommitError::Store(_)))
+                }
+            };
+            if !unavailable {
+                return;
+            }
+        }
+    }
+}
+
+const fn round(session: &SessionRow) -> u8 {
+    match session.state {
+        SessionState::Round1Checking => 1,
+        SessionState::Round2Checking => 2,
+        _ => 3,
+    }
+}
+
+const fn answer(failure: Failure, kind: SessionKind, round: u8) -> Error {
+    match failure {
+        Failure::UnsupportedVersion => Error::UnsupportedVersion,
+        Failure::BadMessage => Error::InvalidKeyShare("The message is not one of this round"),
+        Failure::BadShare => Error::InvalidKeyShare("Key share not found or corrupted"),
+        Failure::Lost => Error::SessionLost,
+        Failure::Unavailable => Error::DuoNodeUnavailable,
+        Failure::Failed => match kind {
+            SessionKind::Keygen => Error::InvalidKeyShare("The wallet's share was refused"),
+            SessionKind::Sign => Error::MpcFailed(round),
+        },
+    }
+}
+
+/// Why a step was not admitted.
+#[derive(Debug)]
+pub enum NotAdmitted {
+    /// The session does not exist, or belongs to somebody else.
+    NotFound,
+    /// The session or its key refuses.
+    Session(Refusal),
+    /// The decision no longer stands.
+    Permit(gate::NotPermitted),
+}
+
+impl From<NotAdmitted> for Error {
+    fn from(reason: NotAdmitted) -> Self {
+        match reason {
+            NotAdmitted::NotFound => Self::SessionNotFound,
+            NotAdmitted::Session(refusal) => refusal.into(),
+            NotAdmitted::Permit(reason) => reason.into(),
+        }
+    }
+}
+
+impl From<gate::NotPermitted> for CommitError<NotAdmitted> {
+    fn from(reason: gate::NotPermitted) -> Self {
+        match reason {
+            gate::NotPermitted::Store(error) => Self::Store(error),
+            other => Self::Refused(NotAdmitted::Permit(other)),
+        }
+    }
+}
+
+fn refuse(refusal: Refusal) -> CommitError<NotAdmitted> {
+    CommitError::Refused(NotAdmitted::Session(refusal))
+}
+
+/// Admits a message of a session: takes the key's lock, marks the check, gives the permit.
+pub struct AdmitStep {
+    /// The session.
+    pub session_id: SessionId,
+    /// Who asks.
+    pub owner: OwnerId,
+    /// With which device.
+    pub device: DeviceKeyId,
+    /// Through which tenant.
+    pub tenant: TenantId,
+    /// The step, from 1.
+    pub step: u8,
+    /// SHA-256 of the request body.
+    pub request_hash: [u8; 32],
+    /// This process.
+    pub instance: InstanceId,
+    /// The rules.
+    pub policy: Policy,
+    /// How long sessions live.
+    pub lifetimes: Lifetimes,
+}
+
+impl Operation for AdmitStep {
+    type Output = Permit;
+    type Refusal = NotAdmitted;
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(Permit, AuditRecord), CommitError<NotAdmitted>> {
+        let (session, profile) = self.load(tx).await?;
+        sessions::usable(&profile).map_err(refuse)?;
+        let arrival = Arrival {
+            step: self.step,
+            request_hash: self.request_hash,
+            instance: self.instance,
+            now: tx.now(),
+        };
+        let checking = sessions::admit(&session, &arrival).map_err(refuse)?;
+        self.make_way(tx, &session).await?;
+        let locked = profiles::lock(tx, profile.profile_id, session.session_id).await?;
+        let moved = crate::store::sessions::update(tx, &session, &checking).await?;
+        if !(locked && moved) {
+            return Err(refuse(Refusal::Busy));
+        }
+        let record = AuditRecord::done(AuditEvent::StepPermitted)
+            .profile(profile.profile_id)
+            .session(session.session_id)
+            .detail(format!("attempt {} step {}", session.attempt, self.step));
+        let permit = gate::permit(tx, &self.policy, checking, profile, self.step).await?;
+        Ok((permit, record))
+    }
+}
+
+impl AdmitStep {
+    async fn load(
+        &self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(SessionRow, ProfileRow), CommitError<NotAdmitted>> {
+        let session = crate::store::sessions::find(tx, self.session_id).await?;
+        let session = session.ok_or(CommitError::Refused(NotAdmitted::NotFound))?;
+        let profile = profiles::find(tx, session.profile_id).await?;
+        match profile {
+            Some(profile)
+                if profile.owner_id == self.owner
+                    && profile.tenant == self.tenant
+                    && session.device_key_id == self.device =>
+            {
+                Ok((session, profile))
+            }
+            _ => Err(CommitError::Refused(NotAdmitted::NotFound)),
+        }
+    }
+
+    /// One active session per key: an idle one gives way, a busy one does not.
+    async fn make_way(
+        &self,
+        tx: &mut Tx<'_>,
+        session: &SessionRow,
+    ) -> Result<(), CommitError<NotAdmitted>> {
+        for other in crate::store::sessions::active_of(tx, session.profile_id).await? {
+            if other.session_id == session.session_id {
+                continue;
+            }
+            let idle_since = other.expires_at.plus_seconds(-self.lifetimes.kept_state);
+            let idle = other.instance_id != self.instance
+                || idle_since.plus_seconds(SUPERSEDE_AFTER) <= tx.now();
+            if other.state.is_checking() || !idle {
+                return Err(refuse(Refusal::Busy));
+            }
+            lifecycle::give_up(tx, &other, SessionState::Aborted).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends what a dead process left behind; called once before anything is served.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn adopt_orphans(store: &Store, living: InstanceId) -> Result<usize, StoreError> {
+    let mut adopted = 0;
+    loop {
+        let mut reader = store.reader().await?;
+        let orphans = crate::store::sessions::orphaned(&mut reader, living).await?;
+        drop(reader);
+        if orphans.is_empty() {
+            return Ok(adopted);
+        }
+        for session in orphans {
+            tracing::warn!(session = %session.session_id, profile = %session.profile_id, "a check was left behind by a process that died");
+            match store.commit(Orphan { session }).await {
+                Ok(_) => adopted += 1,
+                Err(CommitError::Refused(_)) => {}
+                Err(CommitError::Store(error)) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The conclusion of a step: what is durable before a byte of the answer leaves.
+
+use super::{Ending, KeyStanding, Lifetimes, after};
+use crate::domain::{OperationId, ProfileState, SessionKind};
+use crate::store::sessions::SessionRow;
+use crate::store::shares::ShareRow;
+use crate::store::steps::StepOutcome;
+use crate::store::{
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, StoreError, Tx, profiles,
+    sessions, shares, steps, transactions,
+};
+
+/// What a step made.
+pub enum Effect {
+    /// A message for the wallet; the session goes on.
+    Advance,
+    /// A new share: pending until a signature proves the wallet's half.
+    StoreShare {
+        /// The sealed share.
+        share: Box<ShareRow>,
+        /// The wallet's address.
+        address: [u8; 20],
+    },
+    /// Proof that both halves sign together.
+    Activate,
+    /// A signature, already verified, in its signed transaction.
+    Sign {
+        /// The signed bytes.
+        raw: Vec<u8>,
+        /// Their hash.
+        tx_hash: [u8; 32],
+    },
+    /// Nothing: the HSM was away and no check ran.
+    NotRun,
+    /// Nothing: the message was refused or the step failed.
+    Abort {
+        /// Why, from a closed set.
+        reason: String,
+        /// Whether an honest wallet could not have caused it.
+        suspect: bool,
+    },
+    /// Nothing but the knowledge that the counterparty cheats.
+    Ban {
+        /// Which check caught it, from a closed set.
+        reason: String,
+    },
+}
+
+impl Effect {
+    const fn ending(&self) -> Ending {
+        match self {
+            Self::Advance | Self::StoreShare { .. } => Ending::Advanced,
+            Self::Activate | Self::Sign { .. } => Ending::Finished,
+            Self::NotRun => Ending::NotRun,
+            Self::Abort { .. } => Ending::Aborted,
+            Self::Ban { .. } => Ending::Banned,
+        }
+    }
+
+    const fn step_outcome(&self) -> StepOutcome {
+        match self {
+            Self::NotRun => StepOutcome::Failed,
+            Self::Abort { .. } | Self::Ban { .. } => StepOutcome::Denied,
+            _ => StepOutcome::Done,
+        }
+    }
+
+    fn record(&self) -> AuditRecord {
+        let (event, outcome, detail) = match self {
+            Self::Advance => (AuditEvent::StepConcluded, AuditOutcome::Done, String::new()),
+            Self::StoreShare { share, .. } => (
+                AuditEvent::ShareStored,
+                AuditOutcome::Done,
+                format!("generation {}", share.generation),
+            ),
+            Self::Activate => (
+                AuditEvent::ProfileActivated,
+                AuditOutcome::Done,
+                String::new(),
+            ),
+            Self::Sign { tx_hash, .. } => (
+                AuditEvent::TransactionSigned,
+                AuditOutcome::Done,
+                format!("0x{}", hex::encode(tx_hash)),
+            ),
+            Self::NotRun => (
+                AuditEvent::StepConcluded,
+                AuditOutcome::Failed,
+                "the share was not unwrapped".to_owned(),
+            ),
+            Self::Abort { reason, .. } => (
+                AuditEvent::StepConcluded,
+                AuditOutcome::Denied,
+                reason.clone(),
+            ),
+            Self::Ban { reason } => (
+                AuditEvent::CounterpartyBanned,
+                AuditOutcome::Denied,
+                reason.clone(),
+            ),
+        };
+        AuditRecord::done(event).outcome(outcome).detail(detail)
+    }
+}
+
+/// Why a conclusion found nothing to conclude.
+#[derive(Debug)]
+pub struct Gone;
+
+/// Ends a step and hands `reply` over once that is durable.
+pub struct Conclude<R> {
+    /// The session, as it stood while the step ran.
+    pub session: SessionRow,
+    /// The permit the step ran under.
+    pub permit_id: OperationId,
+    /// What the step made.
+    pub effect: Effect,
+    /// How long the session lives on.
+    pub lifetimes: Lifetimes,
+    /// What the wallet will be told.
+    pub reply: Option<R>,
+}
+
+impl<R: Send + 'static> Operation for Conclude<R> {
+    type Output = R;
+    type Refusal = Gone;
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(R, AuditRecord), CommitError<Gone>> {
+        let id = self.session.session_id;
+        let ending = self.effect.ending();
+        let next = after(&self.session, ending, tx.now(), &self.lifetimes);
+        let moved = sessions::update(tx, &self.session, &next).await?;
+        let unlocked = profiles::unlock(tx, self.session.profile_id, id).await?;
+        let closed = steps::close(tx, self.permit_id, self.effect.step_outcome()).await?;
+        if !(moved && unlocked && closed) {
+            return Err(CommitError::Refused(Gone));
+        }
+        apply_effect(tx, &self.session, &self.effect).await?;
+        let record = self
+            .effect
+            .record()
+            .profile(self.session.profile_id)
+            .session(id);
+        let reply = self.reply.take().ok_or(CommitError::Refused(Gone))?;
+        Ok((reply, record))
+    }
+}
+
+async fn apply_effect(
+    tx: &mut Tx<'_>,
+    session: &SessionRow,
+    effect: &Effect,
+) -> Result<(), CommitError<Gone>> {
+    let profile = session.profile_id;
+    let found = match effect {
+        Effect::Advance | Effect::NotRun => true,
+        Effect::StoreShare { share, address } => {
+            shares::insert_pending(tx, profile, share).await?;
+            profiles::set_address(tx, profile, Some(address)).await?;
+            profiles::change_state(tx, profile, ProfileState::Keygen, ProfileState::Pending).await?
+        }
+        Effect::Activate => {
+            shares::activate(tx, profile, session.generation).await?
+                && profiles::change_state(tx, profile, ProfileState::Pending, ProfileState::Active)
+                    .await?
+        }
+        Effect::Sign { raw, tx_hash } => {
+            transactions::set_signed(tx, session.session_id, raw, tx_hash).await?
+        }
+        Effect::Abort { suspect: true, .. } => end(tx, session, KeyStanding::failed).await?,
+        Effect::Abort { suspect: false, .. } => end(tx, session, |standing| standing).await?,
+        Effect::Ban { .. } => end(tx, session, KeyStanding::banned).await?,
+    };
+    if found {
+        Ok(())
+    } else {
+        Err(CommitError::Refused(Gone))
+    }
+}
+
+/// A session that ends without a result: a key in the making is destroyed with it; a finished key
+/// keeps its count.
+async fn end(
+    tx: &mut Tx<'_>,
+    session: &SessionRow,
+    change: fn(KeyStanding) -> KeyStanding,
+) -> Result<bool, StoreError> {
+    if session.kind == SessionKind::Keygen {
+        return super::lifecycle::destroy_profile(tx, session.profile_id).await;
+    }
+    let Some(profile) = profiles::find(tx, session.profile_id).await? else {
+        return Ok(false);
+    };
+    let standing = change(KeyStanding::of(&profile));
+    profiles::set_key(
+        tx,
+        session.profile_id,
+        standing.state,
+        standing.suspect_events,
+        standing.failed_signatures,
+    )
+    .await?;
+    transactions::release(tx, session.session_id).await?;
+    Ok(true)
+}

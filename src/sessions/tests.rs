@@ -1,0 +1,151 @@
+use super::{
+    Arrival, Ending, KeyStanding, Lifetimes, MAX_ATTEMPTS, Refusal, admit, after, restart,
+};
+use crate::clock::Timestamp;
+use crate::domain::{
+    DecisionId, DeviceKeyId, Generation, InstanceId, KeyState, ProfileId, SessionId, SessionKind,
+    SessionState,
+};
+use crate::store::sessions::SessionRow;
+
+const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
+const LIFETIMES: Lifetimes = Lifetimes {
+    session: 120,
+    kept_state: 60,
+};
+
+fn session(kind: SessionKind, state: SessionState, instance: InstanceId) -> SessionRow {
+    SessionRow {
+        session_id: SessionId::generate(),
+        kind,
+        profile_id: ProfileId::generate(),
+        device_key_id: DeviceKeyId::parse(&"k".repeat(43))
+            .unwrap_or_else(|_| std::process::abort()),
+        certificate_spki: [0; 32],
+        state,
+        attempt: 1,
+        generation: Generation::FIRST,
+        server_nonce: [0; 32],
+        decision_id: DecisionId::generate(),
+        instance_id: instance,
+        request_hash: None,
+        expires_at: NOW.plus_seconds(60),
+    }
+}
+
+fn arrival(step: u8, instance: InstanceId) -> Arrival {
+    Arrival {
+        step,
+        request_hash: [7; 32],
+        instance,
+        now: NOW,
+    }
+}
+
+#[test]
+fn only_the_step_a_session_waits_for_is_admitted() {
+    use SessionKind::{Keygen, Sign};
+    use SessionState as S;
+    let instance = InstanceId::generate();
+    let admitted = [
+        (Sign, S::Created, 1, S::Round1Checking),
+        (Sign, S::Round1Done, 2, S::Round2Checking),
+        (Keygen, S::Round1Done, 2, S::Round2Checking),
+        (Keygen, S::Round2Done, 3, S::Round3Checking),
+    ];
+    for kind in [Keygen, Sign] {
+        for state in S::ALL {
+            for step in 1..=3 {
+                let result = admit(&session(kind, *state, instance), &arrival(step, instance));
+                let expected = admitted
+                    .iter()
+                    .find(|(k, s, n, _)| (*k, *s, *n) == (kind, *state, step))
+                    .map(|(.., next)| *next);
+                let next = result.as_ref().ok().map(|row| row.state);
+                assert_eq!(next, expected, "{kind:?} {state:?} step {step}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a07_kept_state_of_another_process_is_lost() {
+    let row = session(
+        SessionKind::Sign,
+        SessionState::Round1Done,
+        InstanceId::generate(),
+    );
+    let result = admit(&row, &arrival(2, InstanceId::generate()));
+    assert_eq!(result.err(), Some(Refusal::Lost));
+}
+
+#[test]
+fn a_session_past_its_time_admits_nothing() {
+    let instance = InstanceId::generate();
+    let mut row = session(SessionKind::Sign, SessionState::Created, instance);
+    row.expires_at = NOW;
+    assert_eq!(
+        admit(&row, &arrival(1, instance)).err(),
+        Some(Refusal::Expired)
+    );
+}
+
+#[test]
+fn a_check_that_did_not_run_leaves_the_session_where_it_was() {
+    use SessionState as S;
+    let instance = InstanceId::generate();
+    for (kind, before, step) in [
+        (SessionKind::Sign, S::Created, 1),
+        (SessionKind::Sign, S::Round1Done, 2),
+        (SessionKind::Keygen, S::Round2Done, 3),
+    ] {
+        let row = session(kind, before, instance);
+        let Ok(checking) = admit(&row, &arrival(step, instance)) else {
+            continue;
+        };
+        let next = after(&checking, Ending::NotRun, NOW, &LIFETIMES);
+        assert_eq!((next.state, next.request_hash), (before, None));
+    }
+}
+
+#[test]
+fn a_restart_is_a_new_attempt_with_a_new_nonce_and_there_are_few() {
+    let instance = InstanceId::generate();
+    let mut row = session(SessionKind::Sign, SessionState::Aborted, instance);
+    let next = restart(&row, [9; 32], instance, NOW).ok();
+    assert_eq!(
+        next.map(|next| (next.state, next.attempt, next.server_nonce)),
+        Some((SessionState::Created, 2, [9; 32]))
+    );
+    row.attempt = MAX_ATTEMPTS;
+    assert!(restart(&row, [9; 32], instance, NOW).is_err());
+    row.attempt = 1;
+    for state in [
+        SessionState::Signed,
+        SessionState::Banned,
+        SessionState::Round1Checking,
+        SessionState::Round1Done,
+    ] {
+        row.state = state;
+        assert!(restart(&row, [9; 32], instance, NOW).is_err(), "{state:?}");
+    }
+}
+
+#[test]
+fn a01_a_ban_and_the_third_failed_signature_quarantine_and_orphans_ask_for_a_refresh() {
+    let fresh = KeyStanding {
+        state: KeyState::Stable,
+        suspect_events: 0,
+        failed_signatures: 0,
+    };
+    assert_eq!(fresh.banned().state, KeyState::Quarantined);
+    assert_eq!(fresh.failed().failed().state, KeyState::Stable);
+    assert_eq!(
+        fresh.failed().failed().failed().state,
+        KeyState::Quarantined
+    );
+    assert_eq!(fresh.orphaned().orphaned().state, KeyState::Stable);
+    let worn = fresh.orphaned().orphaned().orphaned();
+    assert_eq!(worn.state, KeyState::RefreshRequired);
+    assert_eq!(worn.banned().orphaned().state, KeyState::Quarantined);
+}

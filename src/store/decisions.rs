@@ -1,0 +1,102 @@
+//! Policy decisions.
+
+use super::{Reads, StoreError, Tx, readable, time};
+use crate::clock::Timestamp;
+use crate::domain::{DecisionId, ProfileId};
+
+/// A decision as recorded.
+#[derive(Clone, Debug)]
+pub struct DecisionRow {
+    /// Its id.
+    pub decision_id: DecisionId,
+    /// The profile it concerns.
+    pub profile_id: ProfileId,
+    /// The action that was asked for.
+    pub action: &'static str,
+    /// Whether it was allowed.
+    pub allowed: bool,
+    /// The ids of the rules that decided, comma-separated.
+    pub rules: String,
+    /// SHA-256 of the policy bundle.
+    pub bundle_hash: [u8; 32],
+    /// SHA-256 of the facts that were judged.
+    pub inputs_hash: [u8; 32],
+    /// When it stops being good.
+    pub expires_at: Timestamp,
+}
+
+/// What has to be known of a decision to act on it again.
+pub struct Standing {
+    /// Whether it was allowed.
+    pub allowed: bool,
+    /// The policy bundle it was made under.
+    pub bundle_hash: [u8; 32],
+    /// When it stops being good.
+    pub expires_at: Timestamp,
+}
+
+/// Records a decision.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), StoreError> {
+    let now = tx.now().as_micros();
+    sqlx::query(
+        "INSERT INTO decisions (decision_id, profile_id, action, outcome, rules, bundle_hash, \
+         inputs_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(decision.decision_id.to_string())
+    .bind(decision.profile_id.to_string())
+    .bind(decision.action)
+    .bind(if decision.allowed {
+        "allowed"
+    } else {
+        "denied"
+    })
+    .bind(decision.rules.as_str())
+    .bind(decision.bundle_hash.as_slice())
+    .bind(decision.inputs_hash.as_slice())
+    .bind(now)
+    .bind(decision.expires_at.as_micros())
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// What a decision said.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn find(reads: &mut impl Reads, id: DecisionId) -> Result<Option<Standing>, StoreError> {
+    let row: Option<(String, Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT outcome, bundle_hash, expires_at FROM decisions WHERE decision_id = $1",
+    )
+    .bind(id.to_string())
+    .fetch_optional(reads.connection())
+    .await?;
+    let Some((outcome, bundle_hash, expires_at)) = row else {
+        return Ok(None);
+    };
+    Ok(Some(Standing {
+        allowed: outcome == "allowed",
+        bundle_hash: readable(bundle_hash.try_into().ok(), "decisions", "bundle_hash")?,
+        expires_at: time(expires_at),
+    }))
+}
+
+/// Gives a decision a new end, when a new attempt is judged under the same policy.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn extend(
+    tx: &mut Tx<'_>,
+    id: DecisionId,
+    expires_at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE decisions SET expires_at = $2 WHERE decision_id = $1")
+        .bind(id.to_string())
+        .bind(expires_at.as_micros())
+        .execute(tx.connection())
+        .await?;
+    Ok(())
+}
