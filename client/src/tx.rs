@@ -268,7 +268,7 @@ fn field(field: &'static str, asked: &dyn ToString, offered: &dyn ToString) -> M
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use serde_json::{Value, json};
 

@@ -85,7 +85,7 @@ impl Command {
         }
         let found = if self.resume {
             payment::resume(&mut wallet, &appliance, &mut |step| {
-                context.output.step(&step)
+                context.output.step(&step);
             })
             .await?
         } else {

@@ -126,7 +126,10 @@ async fn a01_client_the_mark_is_on_disk_during_the_check_and_the_verdict_after_i
         (WalletState::Quarantined, 0)
     );
     let mut ran = false;
-    let refused = wallet.under_suspicion("later", || Ok(ran = true));
+    let refused = wallet.under_suspicion("later", || {
+        ran = true;
+        Ok(())
+    });
     assert!(matches!(refused, Err(KeystoreError::Quarantined(_))) && !ran);
 }
 

@@ -182,11 +182,11 @@ async fn a_lost_session_is_restarted_at_most_twice() {
         .server
         .protocol(|protocol| assert_eq!(protocol.signed.len(), 1));
 
-    (0..3).for_each(|_| {
+    for _ in 0..3 {
         bench
             .server
-            .fault(Fault::Refuse("sg1", 409, "SESSION_LOST", "restart"))
-    });
+            .fault(Fault::Refuse("sg1", 409, "SESSION_LOST", "restart"));
+    }
     let error = bench.send(&mut wallet).await.unwrap_err();
     assert_eq!(error.server_code(), Some("SESSION_LOST"));
 }

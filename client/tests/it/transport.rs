@@ -15,6 +15,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Bench, pki};
 
+/// A change to a configuration.
+type Change = fn(&mut Config);
+
 async fn reply(bench: &Bench, request: &SignedRequest) -> u16 {
     bench.client.transport().send(request).await.unwrap().status
 }
@@ -62,7 +65,7 @@ async fn a_changed_request_no_longer_carries_the_owners_signature() {
 async fn only_the_pinned_appliance_is_sealed_to() {
     let bench = Bench::start().await;
     let genuine = bench.server.config(bench.directory.path());
-    let cases: [(fn(&mut Config), &str); 3] = [
+    let cases: [(Change, &str); 3] = [
         (|config| config.environment_id[0] ^= 1, "not the appliance"),
         (|config| config.identity_key[40] ^= 1, "not the appliance"),
         (|config| config.audience.push('x'), "audience"),
