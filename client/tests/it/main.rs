@@ -10,6 +10,7 @@
 mod support;
 
 mod a01_client;
+mod cli;
 mod create;
 mod keystore;
 mod send;
