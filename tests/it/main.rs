@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod environment;
 mod first_light;
 mod repository;
 mod sessions;

@@ -12,7 +12,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("main", &["cli"]),
     ("cli", &["http"]),
     ("http", &["service", "config"]),
-    ("config", &["identity"]),
+    ("config", &["identity", "chain"]),
     (
         "service",
         &[
