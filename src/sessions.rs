@@ -154,35 +154,41 @@ pub fn after(
     next
 }
 
-/// The next attempt of a signing session that was given up.
+/// The next attempt of a signing session that was given up, or whose wallet gives it up between its
+/// two messages: the kept state of the old attempt is then forgotten, so it can never be finished.
+///
+/// A restarted session that has not begun is returned as it is: the answer to the restart was lost.
 ///
 /// # Errors
-/// [`Refusal::WrongStep`] when the session was not given up or has had its last attempt.
+/// [`Refusal`] when there is nothing to restart, or the session has had its last attempt.
 pub fn restart(
     session: &SessionRow,
     server_nonce: [u8; 32],
     instance: InstanceId,
     expires_at: Timestamp,
 ) -> Result<SessionRow, Refusal> {
-    let over = matches!(session.state, SessionState::Aborted | SessionState::Expired);
-    // Kept state of a process that is gone cannot be continued: that session is as good as aborted.
-    let lost = session.state == SessionState::Round1Done && session.instance_id != instance;
-    let restartable = session.kind == SessionKind::Sign && (over || lost);
-    match session.state {
-        SessionState::Banned => return Err(Refusal::Quarantined),
-        SessionState::Signed | SessionState::Completed => return Err(Refusal::Over),
-        _ if !restartable || session.attempt >= MAX_ATTEMPTS => return Err(Refusal::WrongStep),
-        _ => {}
+    use SessionState as State;
+    if session.kind != SessionKind::Sign {
+        return Err(Refusal::WrongStep);
     }
-    Ok(SessionRow {
-        state: SessionState::Created,
-        attempt: session.attempt.saturating_add(1),
-        server_nonce,
-        instance_id: instance,
-        request_hash: None,
-        expires_at,
-        ..session.clone()
-    })
+    match session.state {
+        State::Banned => Err(Refusal::Quarantined),
+        State::Signed | State::Completed => Err(Refusal::Over),
+        state if state.is_checking() => Err(Refusal::Busy),
+        State::Created if session.attempt > 1 => Ok(session.clone()),
+        State::Aborted | State::Expired | State::Round1Done if session.attempt < MAX_ATTEMPTS => {
+            Ok(SessionRow {
+                state: State::Created,
+                attempt: session.attempt.saturating_add(1),
+                server_nonce,
+                instance_id: instance,
+                request_hash: None,
+                expires_at,
+                ..session.clone()
+            })
+        }
+        _ => Err(Refusal::WrongStep),
+    }
 }
 
 /// The state of a key and its two counters.

@@ -324,7 +324,7 @@ impl Operation for Restart {
             .detail(format!("attempt {}", next.attempt));
         let restarted = Restarted {
             attempt: next.attempt,
-            server_nonce: self.server_nonce,
+            server_nonce: next.server_nonce,
         };
         Ok((restarted, record))
     }

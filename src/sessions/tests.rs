@@ -120,11 +120,14 @@ fn a_restart_is_a_new_attempt_with_a_new_nonce_and_there_are_few() {
     row.attempt = MAX_ATTEMPTS;
     assert!(restart(&row, [9; 32], instance, NOW).is_err());
     row.attempt = 1;
+    row.state = SessionState::Round1Done;
+    assert!(restart(&row, [9; 32], instance, NOW).is_ok());
     for state in [
+        SessionState::Created,
         SessionState::Signed,
         SessionState::Banned,
         SessionState::Round1Checking,
-        SessionState::Round1Done,
+        SessionState::Round2Checking,
     ] {
         row.state = state;
         assert!(restart(&row, [9; 32], instance, NOW).is_err(), "{state:?}");
@@ -148,4 +151,16 @@ fn a01_a_ban_and_the_third_failed_signature_quarantine_and_orphans_ask_for_a_ref
     let worn = fresh.orphaned().orphaned().orphaned();
     assert_eq!(worn.state, KeyState::RefreshRequired);
     assert_eq!(worn.banned().orphaned().state, KeyState::Quarantined);
+}
+
+#[test]
+fn a_lost_answer_to_a_restart_is_given_again() {
+    let instance = InstanceId::generate();
+    let mut row = session(SessionKind::Sign, SessionState::Created, instance);
+    row.attempt = 2;
+    let again = restart(&row, [9; 32], instance, NOW).ok();
+    assert_eq!(
+        again.map(|row| (row.attempt, row.server_nonce)),
+        Some((2, [0; 32]))
+    );
 }
