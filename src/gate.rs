@@ -66,7 +66,7 @@ pub fn judge(
     facts: &Facts,
     profile: ProfileId,
     expires_at: Timestamp,
-) -> Result<Allowed, Denied> {
+) -> Result<Allowed, Box<Denied>> {
     let verdict = policy.judge(facts);
     let decision = DecisionRow {
         decision_id: DecisionId::generate(),
@@ -80,7 +80,7 @@ pub fn judge(
     };
     match verdict.denied {
         None => Ok(Allowed { decision }),
-        Some(reason) => Err(Denied { reason, decision }),
+        Some(reason) => Err(Box::new(Denied { reason, decision })),
     }
 }
 

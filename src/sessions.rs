@@ -128,13 +128,13 @@ pub fn after(
 ) -> SessionRow {
     use SessionState as State;
     let state = match (ending, session.state) {
-        (Ending::Advanced, State::Round1Checking) => State::Round1Done,
-        (Ending::Advanced, _) => State::Round2Done,
+        (Ending::Advanced, State::Round1Checking) | (Ending::NotRun, State::Round2Checking) => {
+            State::Round1Done
+        }
+        (Ending::NotRun, State::Round1Checking) => State::Created,
+        (Ending::Advanced | Ending::NotRun, _) => State::Round2Done,
         (Ending::Finished, _) if session.kind == SessionKind::Sign => State::Signed,
         (Ending::Finished, _) => State::Completed,
-        (Ending::NotRun, State::Round1Checking) => State::Created,
-        (Ending::NotRun, State::Round2Checking) => State::Round1Done,
-        (Ending::NotRun, _) => State::Round2Done,
         (Ending::Aborted, _) => State::Aborted,
         (Ending::Banned, _) => State::Banned,
     };

@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
-use crate::domain::{EnvironmentId, EnvironmentKind, OperationId};
+use crate::domain::{EnvironmentId, EnvironmentKind, OperationId, TransactionId};
 
 pub mod audit;
 pub mod decisions;
@@ -219,6 +219,18 @@ impl Store {
     /// [`StoreError`] when the database fails; nothing was appended, and it may be called again.
     pub async fn extend_chain(&self, hash: LinkHash) -> Result<usize, StoreError> {
         self.writer.extend_chain(hash).await
+    }
+
+    /// Puts the next look at a transaction off.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn postpone(
+        &self,
+        transaction: TransactionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer.postpone(transaction, until).await
     }
 
     /// A read-only view of committed rows.

@@ -349,7 +349,7 @@ impl Prepare {
 
 /// Records a denial.
 struct RecordDenial {
-    denied: Denied,
+    denied: Box<Denied>,
     profile_id: ProfileId,
 }
 

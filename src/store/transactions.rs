@@ -1,6 +1,6 @@
 //! Transactions: what is to be signed, what was signed, and how it fares on its chain.
 
-use sqlx::FromRow;
+use sqlx::{FromRow, SqliteConnection};
 
 use super::{Reads, StoreError, Tx, readable, to_i64};
 use crate::clock::Timestamp;
@@ -283,6 +283,23 @@ pub async fn set_signed(
     .execute(tx.connection())
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Puts the next look at the chain off.
+pub(super) async fn postpone(
+    connection: &mut SqliteConnection,
+    id: TransactionId,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE transactions SET due_at = $2, broadcast_attempts = broadcast_attempts + 1 \
+         WHERE transaction_id = $1",
+    )
+    .bind(id.to_string())
+    .bind(until.as_micros())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// What a look at the chain found.

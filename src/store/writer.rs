@@ -8,9 +8,9 @@ use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::sqlite::{self, Tx};
-use super::{CommitError, Committed, Operation, StoreError, audit};
-use crate::clock;
-use crate::domain::OperationId;
+use super::{CommitError, Committed, Operation, StoreError, audit, transactions};
+use crate::clock::{self, Timestamp};
+use crate::domain::{OperationId, TransactionId};
 
 /// Operations that may wait. More are shed: a queue that grows without bound answers nobody in time.
 const QUEUE: usize = 1024;
@@ -29,9 +29,13 @@ trait Job: Send {
     fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> Run<'a>;
 }
 
+/// How an operation ended, in its own types.
+type Outcome<O> =
+    Result<Committed<<O as Operation>::Output>, CommitError<<O as Operation>::Refusal>>;
+
 struct Queued<O: Operation> {
     operation: O,
-    reply: oneshot::Sender<Result<Committed<O::Output>, CommitError<O::Refusal>>>,
+    reply: oneshot::Sender<Outcome<O>>,
 }
 
 impl<O: Operation> Job for Queued<O> {
@@ -68,6 +72,24 @@ impl Job for Sequence {
             };
             drop(self.reply.send(result));
             health
+        })
+    }
+}
+
+/// Puts the next look at a transaction off. When we look again is no state of anything, so it
+/// leaves no record.
+struct Postpone {
+    transaction: TransactionId,
+    until: Timestamp,
+    reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+impl Job for Postpone {
+    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> Run<'a> {
+        Box::pin(async move {
+            let result = transactions::postpone(connection, self.transaction, self.until).await;
+            drop(self.reply.send(result));
+            Health::Good
         })
     }
 }
@@ -123,9 +145,33 @@ impl Writer {
 
     /// Chains unchained records; see [`super::Store::extend_chain`].
     pub(super) async fn extend_chain(&self, hash: LinkHash) -> Result<usize, StoreError> {
+        self.maintain(|reply| Box::new(Sequence { hash, reply }))
+            .await
+    }
+
+    /// Puts a look off; see [`super::Store::postpone`].
+    pub(super) async fn postpone(
+        &self,
+        transaction: TransactionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.maintain(|reply| {
+            Box::new(Postpone {
+                transaction,
+                until,
+                reply,
+            })
+        })
+        .await
+    }
+
+    async fn maintain<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Box<dyn Job>,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.queue
-            .try_send(Box::new(Sequence { hash, reply }))
+            .try_send(job(reply))
             .map_err(|_| StoreError::Overloaded)?;
         answer
             .await
@@ -159,9 +205,6 @@ async fn work(
     }
     drop(lock);
 }
-
-type Outcome<O> =
-    Result<Committed<<O as Operation>::Output>, CommitError<<O as Operation>::Refusal>>;
 
 async fn execute<O: Operation>(
     operation: &mut O,
