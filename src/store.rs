@@ -8,9 +8,13 @@
 //! that the state change and its audit record are on disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::domain::{EnvironmentId, EnvironmentKind, OperationId, TransactionId};
+use crate::telemetry::metrics::{Metrics, Outcome};
 
 pub mod audit;
 pub mod decisions;
@@ -137,6 +141,7 @@ pub struct Store {
     readers: sqlx::SqlitePool,
     writer: writer::Writer,
     environment: EnvironmentRecord,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Store {
@@ -178,7 +183,15 @@ impl Store {
             readers,
             writer,
             environment,
+            metrics: None,
         })
+    }
+
+    /// This store, counting and timing its durable operations.
+    #[must_use]
+    pub fn observed(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// The environment this database belongs to.
@@ -210,7 +223,17 @@ impl Store {
         &self,
         operation: O,
     ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
-        self.writer.commit(operation).await
+        let started = Instant::now();
+        let result = self.writer.commit(operation).await;
+        if let Some(metrics) = &self.metrics {
+            let outcome = match &result {
+                Ok(_) => Outcome::Done,
+                Err(CommitError::Refused(_)) => Outcome::Denied,
+                Err(CommitError::Store(_)) => Outcome::Failed,
+            };
+            metrics.durable_operation(outcome, started.elapsed());
+        }
+        result
     }
 
     /// Appends links for committed records that no link covers yet, in one batch, and says how many.

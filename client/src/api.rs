@@ -272,7 +272,7 @@ pub struct Restarted {
 pub struct Session {
     /// The session.
     pub session_id: String,
-    /// Its state, for instance `CREATED` or `SIGNED`.
+    /// Its state, for instance `created` or `signed`.
     pub state: String,
     /// Attempt in progress.
     pub attempt: u32,
@@ -285,6 +285,22 @@ pub struct Session {
     /// Block it was mined in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_number: Option<Quantity>,
+}
+
+impl Session {
+    /// Whether the server waits for round 1 of the attempt in progress.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.state.eq_ignore_ascii_case("created")
+    }
+
+    /// Whether the attempt in progress may still be answered or signed.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !["aborted", "expired", "banned"]
+            .iter()
+            .any(|over| self.state.eq_ignore_ascii_case(over))
+    }
 }
 
 /// Error body of every route.

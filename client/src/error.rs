@@ -106,7 +106,8 @@ impl ClientError {
             | Self::Unit(_)
             | Self::Usage(_)
             | Self::UnknownChain(_)
-            | Self::OtherEnvironment(_) => 2,
+            | Self::OtherEnvironment(_)
+            | Self::Call(CallError::Transport(TransportError::Credentials { .. })) => 2,
             Self::Keystore(error) => match error {
                 KeystoreError::WrongPassphrase => 3,
                 KeystoreError::Quarantined(_) => 7,
@@ -117,7 +118,6 @@ impl ClientError {
                 | KeystoreError::NotActive => 2,
                 _ => 4,
             },
-            Self::Call(CallError::Transport(TransportError::Credentials { .. })) => 2,
             Self::Call(CallError::Transport(_)) => 5,
             Self::Call(CallError::Server(_)) => 6,
             Self::Identity(_) | Self::Mismatch(_) | Self::Answer(_) | Self::Protocol(_) => 8,

@@ -178,6 +178,9 @@ impl fmt::Display for WalletState {
     }
 }
 
+/// A wallet's name with its header, or with what is wrong with its file.
+pub type Listed = (WalletName, Result<Header, KeystoreError>);
+
 /// A directory of wallets.
 #[derive(Debug, Clone)]
 pub struct Keystore {
@@ -262,7 +265,7 @@ impl Keystore {
     ///
     /// # Errors
     /// [`KeystoreError::Read`] if the directory exists and cannot be read.
-    pub fn list(&self) -> Result<Vec<(WalletName, Result<Header, KeystoreError>)>, KeystoreError> {
+    pub fn list(&self) -> Result<Vec<Listed>, KeystoreError> {
         let failed = |source| KeystoreError::Read {
             path: self.directory.clone(),
             source,

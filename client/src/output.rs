@@ -54,6 +54,9 @@ impl Output {
                 format!("[{request}/2] signing together with the appliance (attempt {attempt})")
             }
             Step::Restarting => "      the appliance lost the session: starting it anew".to_owned(),
+            Step::WaitingForLapse => {
+                "      waiting until the appliance gives the earlier attempt up".to_owned()
+            }
         });
     }
 

@@ -57,9 +57,17 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
         .into_iter()
         .map(|chain| (chain.id, chain.rpc_url))
         .collect();
-    let chains = Chains::new(nodes, NodeLimits::default())?;
-    let appliance = Appliance::start(&config, Arc::new(chains)).await?;
-    appliance.serve(config).await
+    let chains = Arc::new(Chains::new(nodes, NodeLimits::default())?);
+    let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
+    let result = async {
+        let appliance = Appliance::start(&config, chains, token.clone()).await?;
+        appliance.serve(config).await
+    };
+    let result = result.await;
+    // Also after a failure: a process that ends under the module's threads may crash.
+    let closed = token.close().await;
+    result?;
+    Ok(closed?)
 }
 
 /// The keys of an environment.
@@ -85,8 +93,7 @@ struct Appliance {
 }
 
 impl Appliance {
-    async fn start(config: &Config, chains: Arc<Chains>) -> Result<Self, Failure> {
-        let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
+    async fn start(config: &Config, chains: Arc<Chains>, token: Token) -> Result<Self, Failure> {
         let environment = Environment::configured(config);
         environment
             .confirm(&token)
@@ -116,6 +123,7 @@ impl Appliance {
         instance: InstanceId,
     ) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new(config.environment_kind)?);
+        let store = store.observed(Arc::clone(&metrics));
         let custody = Arc::new(Custody::new(
             token.clone(),
             config.environment_id,
@@ -256,7 +264,6 @@ impl Appliance {
         background.cancel();
         tasks.close();
         tasks.wait().await;
-        self.token.close().await?;
         tracing::info!("stopped");
         Ok(())
     }

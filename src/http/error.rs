@@ -76,6 +76,26 @@ impl ApiError {
         )
     }
 
+    /// 401: the request did not come through TLS with a client certificate.
+    #[must_use]
+    pub fn no_certificate() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "UNAUTHENTICATED",
+            "A client certificate is required",
+        )
+    }
+
+    /// 403: the client certificate is valid but has no business here.
+    #[must_use]
+    pub fn forbidden_role() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "FORBIDDEN_ROLE",
+            "This client certificate has no access here",
+        )
+    }
+
     /// 404: no such route.
     #[must_use]
     pub fn no_route() -> Self {

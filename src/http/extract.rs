@@ -137,7 +137,9 @@ async fn prerequisites<S: Send + Sync>(
     parts: &mut Parts,
     state: &S,
 ) -> Result<(Arc<ClientIdentity>, Arc<OwnerVerifier>), Response> {
-    let Peer(client) = Peer::from_request_parts(parts, state).await?;
+    let Peer(client) = Peer::from_request_parts(parts, state)
+        .await
+        .map_err(IntoResponse::into_response)?;
     let Extension(verifier) = Extension::<Arc<OwnerVerifier>>::from_request_parts(parts, state)
         .await
         .map_err(IntoResponse::into_response)?;

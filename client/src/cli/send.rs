@@ -84,7 +84,10 @@ impl Command {
             return Ok(());
         }
         let found = if self.resume {
-            payment::resume(&mut wallet, &appliance).await?
+            payment::resume(&mut wallet, &appliance, &mut |step| {
+                context.output.step(&step);
+            })
+            .await?
         } else {
             Resumed::Proposal(
                 send::propose(&mut wallet, &appliance, self.intent(&appliance)?).await?,

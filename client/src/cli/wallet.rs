@@ -89,7 +89,7 @@ async fn create(context: &Context, name: &WalletName) -> Result<(), ClientError>
         )?
     };
     let wallet = create_wallet(&keystore, &appliance, name, &passphrase, &mut |step| {
-        context.output.step(&step)
+        context.output.step(&step);
     })
     .await?;
     let header = wallet.header();

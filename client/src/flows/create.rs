@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Key generations tried in one run before the user is asked to look at it.
-const MAX_TRIES: u32 = 3;
+const MAX_TRIES: u32 = 5;
 
 /// Creates the wallet `name`, or continues its creation. The returned wallet is active.
 ///
@@ -54,12 +54,17 @@ pub async fn create_wallet(
     }
     let mut tries = 1;
     loop {
-        match generate(appliance, &mut wallet, progress).await {
-            Ok(()) => return Ok(wallet),
-            Err(error) => match restart(&error).filter(|_| tries < MAX_TRIES) {
-                Some(same_key) => wallet.restart_draft(same_key)?,
-                None => return Err(error),
-            },
+        let Err(error) = generate(appliance, &mut wallet, progress).await else {
+            return Ok(wallet);
+        };
+        // Request 3 failed: the server may have activated its half nevertheless.
+        let staged = wallet.state() == WalletState::Staged && error.server_code().is_some();
+        if staged && promote_if_active(appliance, &mut wallet).await? {
+            return Ok(wallet);
+        }
+        match restart(&error).filter(|_| tries < MAX_TRIES) {
+            Some(same_key) => wallet.restart_draft(same_key)?,
+            None => return Err(error),
         }
         progress(Step::Restarting);
         tries += 1;
@@ -123,7 +128,7 @@ async fn generate(
     let (sealed, opener) = keygen.seal(wallet, MessageType::Keygen2, session.binding(), &kg2)?;
     let answer = keygen.next(wallet, &session, sealed).await?;
     let address = answer.session_wallet_address;
-    let message = open(opener, &answer.mpc_message)?;
+    let message = open(&opener, &answer.mpc_message)?;
     // P2's first canary message is checked with secrets of the new share, so the ban rules hold from here on.
     let P1Generated {
         share,
@@ -144,7 +149,7 @@ async fn generate(
     progress(Step::Keygen(3));
     let (sealed, opener) = keygen.seal(wallet, MessageType::Keygen3, session.binding(), &kg3)?;
     let answer = keygen.next(wallet, &session, sealed).await?;
-    let proven = open(opener, &answer.mpc_message).and_then(|message| {
+    let proven = open(&opener, &answer.mpc_message).and_then(|message| {
         let finish = || canary.finish(&share, &message);
         Ok(wallet.under_suspicion(&session.keygen_session_id, finish)?)
     });
@@ -223,7 +228,7 @@ impl Keygen<'_> {
             keygen_session_id: session.keygen_session_id.clone(),
             device_thumbprint: wallet.device().thumbprint(),
         };
-        let message = open(opener, &answer.mpc_message)?;
+        let message = open(&opener, &answer.mpc_message)?;
         // No long-lived secret exists yet: what fails here is recoverable.
         let round_2 = |error: MpcError| ClientError::from(KeystoreError::Protocol(error));
         let (state, kg2) = state.round_2(&binding, &message).map_err(round_2)?;

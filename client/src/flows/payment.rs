@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Appliance,
+    Appliance, Progress,
     send::{Proposal, Sent, compare, request_offer, restart, usable},
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     api::{self, Session},
     clock,
     keystore::{Payment, Wallet},
-    transport::Request,
+    transport::{CallError, Request},
     units::format_ether,
 };
 
@@ -51,7 +51,11 @@ impl Payment {
 ///
 /// # Errors
 /// [`ClientError::NoPayment`] if there is none, and the errors of sending.
-pub async fn resume(wallet: &mut Wallet, appliance: &Appliance) -> Result<Resumed, ClientError> {
+pub async fn resume(
+    wallet: &mut Wallet,
+    appliance: &Appliance,
+    progress: Progress<'_>,
+) -> Result<Resumed, ClientError> {
     let Some(payment) = wallet.payment().cloned() else {
         return Err(ClientError::NoPayment(wallet.name().clone()));
     };
@@ -72,12 +76,12 @@ pub async fn resume(wallet: &mut Wallet, appliance: &Appliance) -> Result<Resume
             status,
         }));
     }
-    let unused = !offered.started
-        && session.state == "CREATED"
+    // The server has seen no message of this attempt, so it can be used as it is.
+    let unused = session.is_waiting()
         && session.attempt == offered.attempt
         && clock::now() < offered.prepared.expires_at;
     if !unused {
-        restart(wallet, appliance).await?;
+        restart(wallet, appliance, progress).await?;
     }
     compare(wallet, &payment.intent, &offered.prepared).map(Resumed::Proposal)
 }
@@ -91,12 +95,18 @@ pub async fn abandon(wallet: &mut Wallet, appliance: &Appliance) -> Result<(), C
         return Err(ClientError::NoPayment(wallet.name().clone()));
     };
     if let Some(offered) = payment.offered.clone().filter(|offered| offered.released) {
-        let session = session(wallet, appliance, &offered.prepared.session_id).await?;
+        let session = match session(wallet, appliance, &offered.prepared.session_id).await {
+            // A session the server does not know is one it cannot sign in.
+            Err(ClientError::Call(CallError::Server(error))) if error.status == 404 => {
+                return Ok(wallet.set_payment(None)?);
+            }
+            session => session?,
+        };
         if let Some(tx_hash) = session.tx_hash {
             wallet.update_payment(|payment| payment.tx_hash = Some(tx_hash))?;
             return Err(ClientError::NotAbandonable("signed".to_owned()));
         }
-        if !matches!(session.state.as_str(), "ABORTED" | "EXPIRED" | "BANNED") {
+        if session.is_open() {
             return Err(ClientError::NotAbandonable(session.state));
         }
     }

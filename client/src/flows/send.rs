@@ -3,14 +3,19 @@
 //! INVARIANT: the idempotency key is durable before the first request, the session before round 1, and "our last message
 //! may have left" before it leaves. So a send that was interrupted anywhere is continued, never repeated.
 
+use std::time::Duration;
+
 use countersign_mpc::{
     binding::{Purpose, SignBinding},
     envelope::MessageType,
     sign::P1Sign,
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Appliance, MessageBinding, Progress, Step, attempt_label, open, seal};
+use super::{
+    Appliance, MessageBinding, Progress, Step, attempt_label, open, payment::session, seal,
+};
 use crate::{
     ClientError,
     api::{self, Prepared, Restart, Restarted, Retry, RoundOneAnswer, RoundTwoAnswer, SignRound},
@@ -22,6 +27,10 @@ use crate::{
 
 /// Attempts made in one run before the user is asked to look at it.
 const MAX_TRIES: u32 = 3;
+
+/// An attempt lives 120 s at the server, and a little until it is swept.
+const LONGEST_LAPSE: Duration = Duration::from_secs(150);
+const LAPSE_POLL: Duration = Duration::from_secs(2);
 
 /// Server codes after which a session may be started anew without asking: nothing was checked, or the session was lost.
 const RESTARTABLE: [&str; 2] = ["SESSION_LOST", "SESSION_EXPIRED"];
@@ -76,7 +85,7 @@ pub async fn propose(
             ));
         }
         Some(earlier) if earlier.offered.is_none() && earlier.intent == payment.intent => {
-            payment = earlier.clone()
+            payment = earlier.clone();
         }
         _ => wallet.set_payment(Some(payment.clone()))?,
     }
@@ -171,7 +180,7 @@ pub async fn sign(
                         .is_some_and(|code| RESTARTABLE.contains(&code)) =>
             {
                 progress(Step::Restarting);
-                restart(wallet, appliance).await?;
+                restart(wallet, appliance, progress).await?;
                 tries += 1;
             }
             outcome => return outcome,
@@ -179,29 +188,51 @@ pub async fn sign(
     }
 }
 
-/// Asks for a new attempt of the payment's session: same transaction, same nonce, so at most one can be mined.
-pub(super) async fn restart(wallet: &mut Wallet, appliance: &Appliance) -> Result<(), ClientError> {
+/// Asks for a new attempt of the payment's session: same transaction, same nonce, so at most one can be mined. While the
+/// server still holds the earlier attempt open, waits for it to lapse.
+pub(super) async fn restart(
+    wallet: &mut Wallet,
+    appliance: &Appliance,
+    progress: Progress<'_>,
+) -> Result<(), ClientError> {
     let offered = offered(wallet)?;
-    let body = Restart {
-        session_id: offered.prepared.session_id.clone(),
-        restart: true,
-    };
+    let session_id = offered.prepared.session_id.clone();
+    let request = Request::post(
+        api::SIGN,
+        &Restart {
+            session_id: session_id.clone(),
+            restart: true,
+        },
+    )?;
+    let start = Instant::now();
     let Restarted {
         attempt,
         server_nonce,
-    } = appliance
-        .call(wallet, &Request::post(api::SIGN, &body)?)
-        .await?;
-    if attempt <= offered.attempt {
+    } = loop {
+        let error = match appliance.call(wallet, &request).await {
+            Ok(restarted) => break restarted,
+            Err(error) => error,
+        };
+        let held = error.server_code() == Some("SESSION_STATE_CONFLICT")
+            && session(wallet, appliance, &session_id).await?.is_open();
+        if !held || start.elapsed() > LONGEST_LAPSE {
+            return Err(error);
+        }
+        progress(Step::WaitingForLapse);
+        tokio::time::sleep(LAPSE_POLL).await;
+    };
+    // Equal is fine: an earlier answer was lost, and the server has seen no message of that attempt yet. Our nonce is
+    // fresh in every round 1, so even a server that lies about it gains nothing.
+    if attempt < offered.attempt {
         return Err(ClientError::Answer(
-            "a restarted session must count its attempts upwards",
+            "a restarted session counts its attempts backwards",
         ));
     }
     wallet.update_payment(|payment| {
-        if let Some(offered) = &mut payment.offered {
+        mark(payment, |offered| {
             (offered.attempt, offered.server_nonce, offered.started) =
                 (attempt, server_nonce, false);
-        }
+        });
     })?;
     Ok(())
 }
@@ -246,7 +277,7 @@ async fn attempt(
     let answer: RoundOneAnswer = appliance
         .call(wallet, &Request::post(api::SIGN, &round)?)
         .await?;
-    let message = open(opener, &answer.mpc_message)?;
+    let message = open(&opener, &answer.mpc_message)?;
     let sg2 = wallet.under_suspicion(&attempt_label(&session_id, offered.attempt), || {
         state.round_2(&share, &message)
     })?;

@@ -188,7 +188,7 @@ impl Wallet {
         match &outcome {
             Err(MpcError::Ban { reason }) => self.ban(session, &reason.to_string()),
             Err(error) if error.is_suspect() => {
-                self.count_suspect_event(session, "suspect failures in three sessions")
+                self.count_suspect_event(session, "suspect failures in three sessions");
             }
             _ => {}
         }

@@ -22,7 +22,8 @@ pub(crate) struct Response {
     session_wallet_address: Option<String>,
     status: &'static str,
     key_generation: u64,
-    key_state: &'static str,
+    /// As in `protocol.md` 2.6, for instance `STABLE`.
+    key_state: String,
     /// RFC 3339, UTC.
     created_at: String,
 }
@@ -47,7 +48,7 @@ pub(crate) async fn handle(
         session_wallet_address: address,
         status: profile.state.as_str(),
         key_generation: profile.generation.0,
-        key_state: profile.key_state.as_str(),
+        key_state: profile.key_state.as_str().to_ascii_uppercase(),
         created_at,
     }))
 }
