@@ -269,6 +269,32 @@ fn commands_in_documents_exist() {
 }
 
 #[test]
+fn tests_that_security_md_names_exist() {
+    let sources: String = ["src", "tests", "mpc", "hsm", "client"]
+        .iter()
+        .flat_map(|folder| files(folder, "rs"))
+        .map(|file| text(&file))
+        .collect();
+    let document = text(Path::new("SECURITY.md"));
+    let code = document.split('`').skip(1).step_by(2);
+    let names: Vec<&str> = code
+        .filter(|code| code.contains('_') && code.chars().all(|c| is_word(c) || c == '*'))
+        .collect();
+    assert!(
+        names.len() > 20,
+        "SECURITY.md names too few tests: {names:?}"
+    );
+    for name in names {
+        let end = if name.ends_with('*') { "" } else { "(" };
+        let definition = format!("fn {}{end}", name.trim_end_matches('*'));
+        assert!(
+            sources.contains(&definition),
+            "SECURITY.md names {name}, which is no test"
+        );
+    }
+}
+
+#[test]
 fn migrations_are_numbered_without_gaps_and_say_why() {
     for (index, file) in files("migrations", "sql").iter().enumerate() {
         let name = file.file_name().unwrap().to_str().unwrap();
