@@ -23,7 +23,7 @@ use self::{format::FileKey, record::Record};
 pub use self::{
     format::{Header, Kdf, KdfParams},
     record::{Draft, Offered, Payment, Quarantine, Slot},
-    wallet::{EXPORT_EXTENSION, SUSPECT_LIMIT, Wallet},
+    wallet::{SUSPECT_LIMIT, Wallet},
 };
 
 const EXTENSION: &str = "wallet";

@@ -167,11 +167,13 @@ impl Command {
             let limit = Duration::from_secs(self.wait_seconds);
             let session =
                 payment::wait_until_mined(wallet, appliance, sent, limit, progress).await?;
-            let block = session.block_number.map(|block| block.0.to_string());
+            let block = session
+                .block_number
+                .and_then(|block| u64::try_from(block.0).ok());
             lines = vec![format!(
                 "transaction {} mined in block {}",
                 sent.tx_hash,
-                block.as_deref().unwrap_or("?")
+                block.map_or_else(|| "?".to_owned(), |block| block.to_string())
             )];
             value = json!({"sessionId": sent.session_id, "txHash": sent.tx_hash, "status": "mined", "blockNumber": block});
         }

@@ -22,9 +22,6 @@ use crate::clock;
 /// Suspect events of one key generation after which the client stops signing with it (`protocol.md` sections A03, 2.4).
 pub const SUSPECT_LIMIT: u32 = 3;
 
-/// Customary ending of an exported wallet's file name.
-pub const EXPORT_EXTENSION: &str = "countersign";
-
 /// An open wallet. Holds its lock until dropped.
 pub struct Wallet {
     name: WalletName,

@@ -9,7 +9,7 @@ use countersign_client::{
     keystore::Wallet,
     transport::{CallError, Request, SignedRequest, TransportError},
 };
-use rustls::version::TLS12;
+use rustls::{NamedGroup, version::TLS12};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -130,6 +130,16 @@ async fn a34_another_authority_tls_1_2_and_a_missing_server_are_connection_error
         );
         assert_eq!(error.exit_code(), 5);
     }
+}
+
+#[tokio::test]
+async fn the_key_exchange_is_hybrid_post_quantum() {
+    let bench = Bench::start().await;
+    bench.client.identity().await.unwrap();
+    assert_eq!(
+        bench.server.key_exchange(),
+        Some(NamedGroup::X25519MLKEM768)
+    );
 }
 
 #[tokio::test]

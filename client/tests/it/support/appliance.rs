@@ -15,7 +15,7 @@ use hyper::{
     Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use rustls::version::TLS13;
+use rustls::{NamedGroup, version::TLS13};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -60,6 +60,8 @@ struct Shared {
     protocol: Mutex<Protocol>,
     /// While set, every connection breaks before anything is processed.
     offline: AtomicBool,
+    /// Key exchange of the last connection.
+    key_exchange: Mutex<Option<NamedGroup>>,
 }
 
 impl FakeAppliance {
@@ -71,6 +73,7 @@ impl FakeAppliance {
         let shared = Arc::new(Shared {
             protocol: Mutex::new(Protocol::new()),
             offline: AtomicBool::new(false),
+            key_exchange: Mutex::new(None),
         });
         tokio::spawn(accept(listener, acceptor, shared.clone()));
         Self { address, shared }
@@ -98,6 +101,10 @@ impl FakeAppliance {
         self.shared.offline.store(offline, Ordering::SeqCst);
     }
 
+    pub(crate) fn key_exchange(&self) -> Option<NamedGroup> {
+        *self.shared.key_exchange.lock().unwrap()
+    }
+
     /// Looks at or changes the state of the appliance.
     pub(crate) fn protocol<T>(&self, look: impl FnOnce(&mut Protocol) -> T) -> T {
         look(&mut self.shared.protocol.lock().unwrap())
@@ -112,6 +119,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared
             let Ok(stream) = acceptor.accept(stream).await else {
                 return;
             };
+            let group = stream.get_ref().1.negotiated_key_exchange_group();
+            *shared.key_exchange.lock().unwrap() =
+                group.map(rustls::crypto::SupportedKxGroup::name);
             let service = service_fn(move |request| answer(request, shared.clone()));
             // A broken connection is what some tests ask for.
             drop(
