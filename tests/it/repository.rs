@@ -227,6 +227,33 @@ fn links_in_documents_exist() {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
+#[test]
+fn paths_in_documents_exist() {
+    let folders = [
+        "src/",
+        "mpc/",
+        "hsm/",
+        "client/",
+        "tests/",
+        "scripts/",
+        "softhsm/",
+        "policies/",
+        "systemd/",
+    ];
+    let mut wrong = Vec::new();
+    for file in files(".", "md") {
+        for path in text(&file).split('`').skip(1).step_by(2) {
+            let is_path = folders.iter().any(|folder| path.starts_with(folder))
+                && path.chars().all(|c| is_word(c) || "/.-".contains(c));
+            if is_path && !root().join(path).exists() && !file.parent().unwrap().join(path).exists()
+            {
+                wrong.push(format!("{} names {path}", file.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
 /// The first word after `command` wherever a document shows it as code, with the document's name.
 fn shown(command: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
