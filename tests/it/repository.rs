@@ -245,7 +245,9 @@ fn paths_in_documents_exist() {
         for path in text(&file).split('`').skip(1).step_by(2) {
             let is_path = folders.iter().any(|folder| path.starts_with(folder))
                 && path.chars().all(|c| is_word(c) || "/.-".contains(c));
-            if is_path && !root().join(path).exists() && !file.parent().unwrap().join(path).exists()
+            if is_path
+                && !root().join(path).exists()
+                && !root().join(&file).parent().unwrap().join(path).exists()
             {
                 wrong.push(format!("{} names {path}", file.display()));
             }
