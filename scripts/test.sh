@@ -45,7 +45,7 @@ service_unit() {
 }
 
 rm -f target/xcheck/vectors.jsonl
-suite "setup: what is missing" scripts/setup.sh softhsm peers cargo-tools
+suite "setup: what is missing" scripts/setup.sh softhsm peers programs cargo-tools
 suite "format" cargo fmt --all --check
 suite "dependencies: licences, sources, bans, advisories" scripts/deny.sh
 suite "service unit" service_unit
