@@ -10,8 +10,12 @@
     reason = "tests"
 )]
 
+mod bad_input;
 mod environment;
 mod first_light;
+mod front_door;
+mod lifecycle;
+mod outages;
 mod repository;
 mod sessions;
 mod support;

@@ -66,6 +66,7 @@ pub(crate) struct Appliance {
     pub(crate) token: SoftToken,
     process: Option<Child>,
     operator: Transport,
+    operator_port: u16,
     /// The wallets' way in.
     pub(crate) client: countersign_client::Appliance,
 }
@@ -113,6 +114,7 @@ impl Appliance {
         of_operator.key = environment.join("pki/operator-key.pem");
         Self {
             operator: Transport::new(&of_operator).unwrap(),
+            operator_port: operator,
             client: countersign_client::Appliance::new(config).unwrap(),
             directory,
             token,
@@ -250,6 +252,11 @@ impl Appliance {
     /// Its API's address.
     pub(crate) fn url(&self, path: &str) -> String {
         self.client.config().url.join(path).unwrap().to_string()
+    }
+
+    /// Its operator listener's address.
+    pub(crate) fn operator_url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.operator_port)
     }
 
     /// Its database.
