@@ -11,11 +11,13 @@
 )]
 
 mod bad_input;
+mod crashes;
 mod environment;
 mod first_light;
 mod front_door;
 mod lifecycle;
 mod outages;
 mod repository;
+mod secrets;
 mod sessions;
 mod support;
