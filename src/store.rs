@@ -313,3 +313,6 @@ fn readable<T>(
 const fn time(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
+
+#[cfg(test)]
+mod tests;
