@@ -204,7 +204,7 @@ impl From<Error> for ApiError {
 fn unavailable_error(error: &Error) -> ApiError {
     tracing::error!(?error, "a request could not be served");
     let (code, message) = match error {
-        Error::DuoNodeUnavailable | Error::ShareNotSealed => {
+        Error::DuoNodeUnavailable | Error::ShareNotSealed | Error::Internal => {
             ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable")
         }
         Error::ChainUnavailable => ("CHAIN_UNAVAILABLE", "The node of this chain is unavailable"),
