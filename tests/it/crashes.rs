@@ -17,7 +17,9 @@ use countersign_client::flows::payment::{Resumed, resume};
 use countersign_client::flows::send::{self, Sent};
 use countersign_client::keystore::{Wallet, WalletState};
 
-use crate::support::wallet::{address, intent, mined, passphrase, profile, send_and_mine, try_create};
+use crate::support::wallet::{
+    address, intent, mined, passphrase, profile, send_and_mine, try_create,
+};
 use crate::support::{Appliance, Node, eventually, wallet_of};
 
 /// Kills a process when it syncs its database for the n-th time from now on.
@@ -27,7 +29,10 @@ impl KillAtSync {
     fn arm(pid: u32, sync: u32) -> Self {
         let mut strace = Command::new("strace")
             .args(["-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
-            .args(["-e", &format!("inject=fsync,fdatasync:signal=KILL:when={sync}")])
+            .args([
+                "-e",
+                &format!("inject=fsync,fdatasync:signal=KILL:when={sync}"),
+            ])
             .args(["-p", &pid.to_string()])
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -36,7 +41,10 @@ impl KillAtSync {
         let mut said = BufReader::new(strace.stderr.take().unwrap());
         let mut line = String::new();
         said.read_line(&mut line).unwrap();
-        assert!(line.contains("attached"), "strace cannot watch the appliance: {line}");
+        assert!(
+            line.contains("attached"),
+            "strace cannot watch the appliance: {line}"
+        );
         // It must be able to go on talking.
         std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
         Self(strace)
@@ -70,13 +78,17 @@ fn consistent(appliance: &Appliance) {
 fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
     let name = name.parse().unwrap();
     let keystore = appliance.keystore();
-    keystore.contains(&name).then(|| keystore.open(&name, &passphrase()).unwrap())
+    keystore
+        .contains(&name)
+        .then(|| keystore.open(&name, &passphrase()).unwrap())
 }
 
 /// The creation is run again until it is done; the wallet must then sign.
 async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) -> Wallet {
     let before = reopen(appliance, name);
-    let staged = before.as_ref().and_then(|wallet| Some(wallet.staged()?.address()));
+    let staged = before
+        .as_ref()
+        .and_then(|wallet| Some(wallet.staged()?.address()));
     drop(before);
     let mut wallet = try_create(appliance, name).await.unwrap();
     assert_eq!(wallet.state(), WalletState::Active);
@@ -97,7 +109,10 @@ async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) -> Wall
 async fn a17_keygen_crash_before_each_request() {
     let node = Node::start().await;
     let mut appliance = Appliance::start(&node).await;
-    for (index, fatal) in [Step::Keygen(1), Step::Keygen(2), Step::Keygen(3)].into_iter().enumerate() {
+    for (index, fatal) in [Step::Keygen(1), Step::Keygen(2), Step::Keygen(3)]
+        .into_iter()
+        .enumerate()
+    {
         let name = format!("w{index}");
         let (keystore, client) = (appliance.keystore(), appliance.client.clone());
         let shared = Arc::new(Mutex::new(appliance));
@@ -108,8 +123,12 @@ async fn a17_keygen_crash_before_each_request() {
             }
         };
         let parsed = name.parse().unwrap();
-        let outcome = create_wallet(&keystore, &client, &parsed, &passphrase(), &mut progress).await;
-        assert!(matches!(outcome, Err(ClientError::Call(_))), "the appliance is gone");
+        let outcome =
+            create_wallet(&keystore, &client, &parsed, &passphrase(), &mut progress).await;
+        assert!(
+            matches!(outcome, Err(ClientError::Call(_))),
+            "the appliance is gone"
+        );
         drop(progress);
         appliance = Arc::into_inner(shared).unwrap().into_inner().unwrap();
         appliance.serve().await;
@@ -117,7 +136,10 @@ async fn a17_keygen_crash_before_each_request() {
         finish_creation(&appliance, &node, &name).await;
     }
     let database = appliance.database();
-    assert_eq!(database.number("SELECT COUNT(*) FROM profiles WHERE state = 'active'"), 3);
+    assert_eq!(
+        database.number("SELECT COUNT(*) FROM profiles WHERE state = 'active'"),
+        3
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,13 +166,25 @@ async fn a17_keygen_crash_after_each_commit() {
         sync += 1;
         assert!(sync < 40, "a key generation does not end");
     }
-    let expected = ["r1_checking", "r1_done", "r2_checking", "r2_done", "r3_checking", "completed"];
+    let expected = [
+        "r1_checking",
+        "r1_done",
+        "r2_checking",
+        "r2_done",
+        "r3_checking",
+        "completed",
+    ];
     for state in expected {
-        assert!(died_in.contains(state), "not killed in {state}: {died_in:?}");
+        assert!(
+            died_in.contains(state),
+            "not killed in {state}: {died_in:?}"
+        );
     }
     // The share's row, its sealed bytes and its state were one transaction.
     assert_eq!(
-        appliance.database().number("SELECT COUNT(*) FROM key_shares WHERE state = 'pending'"),
+        appliance
+            .database()
+            .number("SELECT COUNT(*) FROM key_shares WHERE state = 'pending'"),
         0
     );
 }
@@ -175,7 +209,10 @@ async fn finish_payment(wallet: &mut Wallet, appliance: &Appliance, node: &Node,
     assert_eq!(node.receipt(&sent.tx_hash).await["status"], "0x1");
     assert_eq!(node.nonce(&address(wallet)).await, nonce + 1, "paid once");
     let pool = node.call("txpool_status", serde_json::json!([])).await;
-    assert_eq!((&pool["pending"], &pool["queued"]), (&"0x0".into(), &"0x0".into()));
+    assert_eq!(
+        (&pool["pending"], &pool["queued"]),
+        (&"0x0".into(), &"0x0".into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,9 +220,14 @@ async fn a17_signing_crash_before_each_request() {
     let node = Node::start().await;
     let mut appliance = Appliance::start(&node).await;
     let mut wallet = wallet_of(&appliance, &node, "w").await;
-    for (nonce, fatal) in [Step::Signing(1, 1), Step::Signing(2, 1)].into_iter().enumerate() {
+    for (nonce, fatal) in [Step::Signing(1, 1), Step::Signing(2, 1)]
+        .into_iter()
+        .enumerate()
+    {
         let client = appliance.client.clone();
-        let proposal = send::propose(&mut wallet, &client, intent(1)).await.unwrap();
+        let proposal = send::propose(&mut wallet, &client, intent(1))
+            .await
+            .unwrap();
         let shared = Arc::new(Mutex::new(appliance));
         let killer = Arc::clone(&shared);
         let mut progress = move |step: Step| {
@@ -194,14 +236,25 @@ async fn a17_signing_crash_before_each_request() {
             }
         };
         let outcome = send::sign(&mut wallet, &client, &proposal, &mut progress).await;
-        assert!(matches!(outcome, Err(ClientError::Call(_))), "the appliance is gone");
+        assert!(
+            matches!(outcome, Err(ClientError::Call(_))),
+            "the appliance is gone"
+        );
         drop(progress);
         appliance = Arc::into_inner(shared).unwrap().into_inner().unwrap();
         appliance.serve().await;
         consistent(&appliance);
-        finish_payment(&mut wallet, &appliance, &node, u64::try_from(nonce).unwrap()).await;
+        finish_payment(
+            &mut wallet,
+            &appliance,
+            &node,
+            u64::try_from(nonce).unwrap(),
+        )
+        .await;
     }
-    let suspects = appliance.database().number("SELECT suspect_events FROM profiles");
+    let suspects = appliance
+        .database()
+        .number("SELECT suspect_events FROM profiles");
     assert_eq!(suspects, 0, "no check was running");
 }
 
@@ -236,7 +289,10 @@ async fn a17_signing_crash_after_each_commit() {
         consistent(&appliance);
         finish_payment(&mut wallet, &appliance, &node, nonce).await;
         // A check that died counts against the key; three would ask for new shares, as they should.
-        let standing = format!("SELECT suspect_events FROM profiles WHERE profile_id = '{}'", profile(&wallet));
+        let standing = format!(
+            "SELECT suspect_events FROM profiles WHERE profile_id = '{}'",
+            profile(&wallet)
+        );
         if appliance.database().number(&standing) == 2 {
             wallet = wallet_of(&appliance, &node, &format!("w{sync}")).await;
         }
@@ -250,7 +306,10 @@ async fn a17_signing_crash_after_each_commit() {
         "r2_checking prepared",
         "signed broadcasting",
     ] {
-        assert!(died_in.contains(state), "not killed in {state}: {died_in:?}");
+        assert!(
+            died_in.contains(state),
+            "not killed in {state}: {died_in:?}"
+        );
     }
     let quarantined = "SELECT COUNT(*) FROM profiles WHERE key_state <> 'stable'";
     assert_eq!(appliance.database().number(quarantined), 0);

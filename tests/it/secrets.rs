@@ -39,7 +39,9 @@ impl Detector {
             .copied()
             .collect();
         Self {
-            x2: PublicKey::from_sec1_bytes(&public.x2).unwrap().to_projective(),
+            x2: PublicKey::from_sec1_bytes(&public.x2)
+                .unwrap()
+                .to_projective(),
             seeds,
             cleared: RefCell::default(),
         }
@@ -74,7 +76,9 @@ impl Detector {
 }
 
 fn windows(bytes: &[u8]) -> impl Iterator<Item = &[u8; 32]> {
-    bytes.windows(32).filter_map(|window| window.try_into().ok())
+    bytes
+        .windows(32)
+        .filter_map(|window| window.try_into().ok())
 }
 
 /// Whether 32 random bytes might look like this: fewer than 20 different values come once in 10^9, and text has no
@@ -108,13 +112,17 @@ fn a30_the_search_for_a_share_finds_one() {
     let mut page = vec![0; 4_096];
     assert_eq!(detector.find(&page), None);
     // The scalar alone.
-    let scalar = windows(&share).find(|window| detector.is_scalar(window)).unwrap();
+    let scalar = windows(&share)
+        .find(|window| detector.is_scalar(window))
+        .unwrap();
     page[100..132].copy_from_slice(scalar);
     assert_eq!(detector.find(&page), Some(100));
     let digits = format!("share={};", hex::encode(scalar));
     assert!(detector.find(digits.as_bytes()).is_some());
     // Any piece of the rest that is long enough to hold a seed.
-    let seeds = windows(&share).filter(|window| detector.seeds.contains(*window)).count();
+    let seeds = windows(&share)
+        .filter(|window| detector.seeds.contains(*window))
+        .count();
     assert!(seeds >= 256, "{seeds}");
     let without_scalar = share.len() / 2;
     assert!(detector.find(&share[without_scalar..]).is_some());
@@ -127,7 +135,10 @@ async fn a30_no_share_rests_in_the_clear() {
     let mut wallet = wallet_of(&appliance, &node, "w").await;
     send_and_mine(&mut wallet, &appliance, 1).await;
     let public = wallet.current().unwrap().1.public.clone();
-    let detector = Detector::new(&wallet.current_share().unwrap().to_bytes().unwrap(), &public);
+    let detector = Detector::new(
+        &wallet.current_share().unwrap().to_bytes().unwrap(),
+        &public,
+    );
 
     // Once while it runs, with its write-ahead log, and once after an orderly stop.
     let (mut searched, mut seen) = (BTreeSet::new(), HashSet::new());
@@ -150,7 +161,14 @@ async fn a30_no_share_rests_in_the_clear() {
         }
     }
     for expected in ["env/countersign.db", "env/countersign.db-wal", "log"] {
-        assert!(searched.contains(std::path::Path::new(expected)), "{searched:?}");
+        assert!(
+            searched.contains(std::path::Path::new(expected)),
+            "{searched:?}"
+        );
     }
-    assert!(searched.iter().any(|file| file.starts_with("softhsm/tokens")));
+    assert!(
+        searched
+            .iter()
+            .any(|file| file.starts_with("softhsm/tokens"))
+    );
 }
