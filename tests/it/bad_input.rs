@@ -45,6 +45,7 @@ fn without(request: &mut SignedRequest, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn malformed_requests_are_400_and_change_nothing() {
     let node = Node::start().await;
     let appliance = Appliance::start(&node).await;
@@ -314,6 +315,7 @@ async fn a23_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn s4_a_request_that_its_device_did_not_sign_is_401() {
     let node = Node::start().await;
     let appliance = Appliance::start(&node).await;

@@ -17,10 +17,10 @@ use countersign_client::flows::payment::{Resumed, resume};
 use countersign_client::flows::send::{self, Sent};
 use countersign_client::keystore::{Wallet, WalletState};
 
-use crate::support::wallet::{
-    address, intent, mined, passphrase, profile, send_and_mine, try_create,
-};
-use crate::support::{Appliance, Node, eventually, wallet_of};
+use serde_json::json;
+
+use crate::support::wallet::{address, intent, mined, passphrase, profile, try_create};
+use crate::support::{Appliance, Node, Signing, wallet_of};
 
 /// Kills a process when it syncs its database for the n-th time from now on.
 struct KillAtSync(Child);
@@ -68,6 +68,8 @@ fn consistent(appliance: &Appliance) {
         "SELECT p.profile_id FROM profiles p WHERE p.state = 'active' AND NOT EXISTS \
          (SELECT 1 FROM key_shares s WHERE s.profile_id = p.profile_id AND s.state = 'active')",
         "SELECT s.profile_id FROM key_shares s JOIN profiles p USING (profile_id) WHERE p.state = 'destroyed'",
+        "SELECT s.profile_id FROM key_shares s JOIN profiles p USING (profile_id) \
+         WHERE s.state = 'pending' AND p.state <> 'pending'",
         "SELECT session_id FROM transactions WHERE state NOT IN ('prepared', 'released') AND raw IS NULL",
     ] {
         assert_eq!(database.rows(query), Vec::<String>::new(), "{query}");
@@ -84,13 +86,13 @@ fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
 }
 
 /// The creation is run again until it is done; the wallet must then sign.
-async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) -> Wallet {
+async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) {
     let before = reopen(appliance, name);
     let staged = before
         .as_ref()
         .and_then(|wallet| Some(wallet.staged()?.address()));
     drop(before);
-    let mut wallet = try_create(appliance, name).await.unwrap();
+    let wallet = try_create(appliance, name).await.unwrap();
     assert_eq!(wallet.state(), WalletState::Active);
     let active = format!(
         "SELECT profile_id FROM profiles WHERE state = 'active' AND lower(hex(address)) = '{}'",
@@ -101,18 +103,18 @@ async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) -> Wall
         println!("{name}: the same wallet");
     }
     node.fund(&address(&wallet)).await;
-    send_and_mine(&mut wallet, appliance, 1).await;
-    wallet
+    let hash = Signing::prepare(appliance, &wallet, 1)
+        .await
+        .complete()
+        .await;
+    assert_eq!(node.receipt(&hash).await["status"], "0x1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a17_keygen_crash_before_each_request() {
     let node = Node::start().await;
     let mut appliance = Appliance::start(&node).await;
-    for (index, fatal) in [Step::Keygen(1), Step::Keygen(2), Step::Keygen(3)]
-        .into_iter()
-        .enumerate()
-    {
+    for (index, fatal) in [Step::Keygen(2), Step::Keygen(3)].into_iter().enumerate() {
         let name = format!("w{index}");
         let (keystore, client) = (appliance.keystore(), appliance.client.clone());
         let shared = Arc::new(Mutex::new(appliance));
@@ -138,7 +140,7 @@ async fn a17_keygen_crash_before_each_request() {
     let database = appliance.database();
     assert_eq!(
         database.number("SELECT COUNT(*) FROM profiles WHERE state = 'active'"),
-        3
+        2
     );
 }
 
@@ -146,47 +148,42 @@ async fn a17_keygen_crash_before_each_request() {
 async fn a17_keygen_crash_after_each_commit() {
     let node = Node::start().await;
     let mut appliance = Appliance::start(&node).await;
-    let mut died_in = BTreeSet::new();
-    let mut sync = 1;
-    loop {
-        let name = format!("w{sync}");
-        let trap = KillAtSync::arm(appliance.pid(), sync);
-        let outcome = try_create(&appliance, &name).await.map(drop);
-        drop(trap);
-        if appliance.is_running() {
-            outcome.unwrap();
-            break;
-        }
-        let last = "SELECT state FROM sessions WHERE kind = 'keygen' ORDER BY created_at DESC, rowid DESC LIMIT 1";
-        died_in.extend(appliance.database().rows(last));
-        appliance.kill();
-        appliance.serve().await;
-        consistent(&appliance);
-        finish_creation(&appliance, &node, &name).await;
-        sync += 1;
-        assert!(sync < 40, "a key generation does not end");
-    }
-    let expected = [
+    let mut sweep = Sweep::new(&[
         "r1_checking",
         "r1_done",
         "r2_checking",
         "r2_done",
         "r3_checking",
         "completed",
-    ];
-    for state in expected {
-        assert!(
-            died_in.contains(state),
-            "not killed in {state}: {died_in:?}"
-        );
+    ]);
+    while sweep.goes_on() {
+        let name = format!("w{}", sweep.turns);
+        let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
+        let outcome = appliance
+            .while_it_lives(try_create(&appliance, &name))
+            .await;
+        drop(trap);
+        let died = outcome.is_none();
+        if let Some(created) = outcome {
+            drop(created.unwrap());
+            sweep.lived();
+            if appliance.is_running() {
+                continue;
+            }
+        } else {
+            let last =
+                "SELECT state FROM sessions WHERE kind = 'keygen' ORDER BY rowid DESC LIMIT 1";
+            for state in appliance.database().rows(last) {
+                sweep.died_in(&state);
+            }
+        }
+        appliance.kill();
+        appliance.serve().await;
+        consistent(&appliance);
+        if died {
+            finish_creation(&appliance, &node, &name).await;
+        }
     }
-    // The share's row, its sealed bytes and its state were one transaction.
-    assert_eq!(
-        appliance
-            .database()
-            .number("SELECT COUNT(*) FROM key_shares WHERE state = 'pending'"),
-        0
-    );
 }
 
 /// Sends, or goes on with what an earlier run began.
@@ -202,17 +199,64 @@ async fn pay(wallet: &mut Wallet, appliance: &Appliance, wei: u64) -> Result<Sen
     send::sign(wallet, client, &proposal, &mut |_| ()).await
 }
 
-/// The payment is gone on with; exactly one transaction of it is mined.
-async fn finish_payment(wallet: &mut Wallet, appliance: &Appliance, node: &Node, nonce: u64) {
-    let sent = pay(wallet, appliance, 1).await.unwrap();
-    mined(wallet, appliance, &sent).await;
-    assert_eq!(node.receipt(&sent.tx_hash).await["status"], "0x1");
+/// The key under which the wallet asked for its last payment.
+fn last_payment(wallet: &Wallet) -> Option<String> {
+    Some(wallet.payment()?.idempotency_key.clone())
+}
+
+/// The payment that followed `earlier` is gone on with; exactly one transaction of it is mined.
+async fn finish_payment(
+    wallet: &mut Wallet,
+    appliance: &Appliance,
+    node: &Node,
+    earlier: Option<&String>,
+    nonce: u64,
+) {
+    let known = wallet
+        .payment()
+        .filter(|payment| Some(&payment.idempotency_key) != earlier)
+        .and_then(|payment| payment.tx_hash.clone());
+    let hash = match known {
+        Some(hash) => hash,
+        None => pay(wallet, appliance, 1).await.unwrap().tx_hash,
+    };
+    assert_eq!(node.receipt(&hash).await["status"], "0x1");
     assert_eq!(node.nonce(&address(wallet)).await, nonce + 1, "paid once");
-    let pool = node.call("txpool_status", serde_json::json!([])).await;
-    assert_eq!(
-        (&pool["pending"], &pool["queued"]),
-        (&"0x0".into(), &"0x0".into())
-    );
+    let pool = node.call("txpool_status", json!([])).await;
+    assert_eq!(pool, json!({"pending": "0x0", "queued": "0x0"}));
+}
+
+/// Which sync to die at next, until every state in `wanted` was seen: their number varies by one or two, because the
+/// audit chain follows when it likes.
+struct Sweep {
+    wanted: BTreeSet<&'static str>,
+    sync: u32,
+    turns: u32,
+}
+
+impl Sweep {
+    fn new(wanted: &[&'static str]) -> Self {
+        Self {
+            wanted: wanted.iter().copied().collect(),
+            sync: 1,
+            turns: 0,
+        }
+    }
+
+    fn died_in(&mut self, state: &str) {
+        self.wanted.remove(state);
+        self.sync += 1;
+    }
+
+    fn lived(&mut self) {
+        self.sync = self.sync.saturating_sub(3).max(1);
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.turns += 1;
+        assert!(self.turns < 40, "never died in {:?}", self.wanted);
+        !self.wanted.is_empty()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,6 +292,7 @@ async fn a17_signing_crash_before_each_request() {
             &mut wallet,
             &appliance,
             &node,
+            None,
             u64::try_from(nonce).unwrap(),
         )
         .await;
@@ -262,57 +307,49 @@ async fn a17_signing_crash_before_each_request() {
 async fn a17_signing_crash_after_each_commit() {
     let node = Node::start().await;
     let mut appliance = Appliance::start(&node).await;
-    let mut died_in = BTreeSet::new();
     let mut wallet = wallet_of(&appliance, &node, "w0").await;
-    let mut sync = 1;
-    loop {
-        let nonce = node.nonce(&address(&wallet)).await;
-        let trap = KillAtSync::arm(appliance.pid(), sync);
-        let outcome = pay(&mut wallet, &appliance, 1).await;
-        if let Ok(sent) = &outcome {
-            // The last commits come with the settlement.
-            drop(eventually("the payment settles or the trap strikes", 10, async || {
-                let settled = node.nonce(&address(&wallet)).await > nonce
-                    && appliance.database().rows("SELECT state FROM transactions WHERE state IN ('broadcasting', 'submitted')").is_empty();
-                (settled || !appliance.is_running()).then_some(sent)
-            }).await);
-        }
-        drop(trap);
-        if appliance.is_running() {
-            break;
-        }
-        let last = "SELECT s.state || ' ' || t.state FROM sessions s JOIN transactions t USING (session_id) \
-                    ORDER BY s.created_at DESC LIMIT 1";
-        died_in.extend(appliance.database().rows(last));
-        appliance.kill();
-        appliance.serve().await;
-        consistent(&appliance);
-        finish_payment(&mut wallet, &appliance, &node, nonce).await;
-        // A check that died counts against the key; three would ask for new shares, as they should.
-        let standing = format!(
-            "SELECT suspect_events FROM profiles WHERE profile_id = '{}'",
-            profile(&wallet)
-        );
-        if appliance.database().number(&standing) == 2 {
-            wallet = wallet_of(&appliance, &node, &format!("w{sync}")).await;
-        }
-        sync += 1;
-        assert!(sync < 40, "a payment does not end");
-    }
-    for state in [
+    let mut sweep = Sweep::new(&[
         "created prepared",
         "r1_checking prepared",
         "r1_done prepared",
         "r2_checking prepared",
         "signed broadcasting",
-    ] {
-        assert!(
-            died_in.contains(state),
-            "not killed in {state}: {died_in:?}"
-        );
+        "signed submitted",
+    ]);
+    while sweep.goes_on() {
+        let nonce = node.nonce(&address(&wallet)).await;
+        let earlier = last_payment(&wallet);
+        let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
+        let payment = async {
+            let sent = pay(&mut wallet, &appliance, 1).await.unwrap();
+            mined(&wallet, &appliance, &sent).await;
+        };
+        let lived = appliance.while_it_lives(payment).await.is_some();
+        drop(trap);
+        if lived {
+            sweep.lived();
+        } else {
+            let last = "SELECT s.state || ' ' || t.state FROM sessions s \
+                        JOIN transactions t USING (session_id) ORDER BY s.rowid DESC LIMIT 1";
+            for state in appliance.database().rows(last) {
+                sweep.died_in(&state);
+            }
+        }
+        if !appliance.is_running() {
+            appliance.kill();
+            appliance.serve().await;
+            consistent(&appliance);
+        }
+        finish_payment(&mut wallet, &appliance, &node, earlier.as_ref(), nonce).await;
+        // A check that died counts against the key; three would ask for new shares, as they should.
+        let of_wallet = format!("WHERE profile_id = '{}'", profile(&wallet));
+        let suspects = format!("SELECT suspect_events FROM profiles {of_wallet}");
+        if appliance.database().number(&suspects) == 2 {
+            wallet = wallet_of(&appliance, &node, &format!("w{}", sweep.turns)).await;
+        }
     }
-    let quarantined = "SELECT COUNT(*) FROM profiles WHERE key_state <> 'stable'";
-    assert_eq!(appliance.database().number(quarantined), 0);
+    let unfit = "SELECT COUNT(*) FROM profiles WHERE key_state <> 'stable'";
+    assert_eq!(appliance.database().number(unfit), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -325,15 +362,18 @@ async fn a03_three_checks_that_died_ask_for_new_shares() {
     while appliance.database().value(standing) != "refresh_required 3" {
         let before = appliance.database().value(standing);
         let trap = KillAtSync::arm(appliance.pid(), sync);
-        let outcome = pay(&mut wallet, &appliance, 1).await;
+        let outcome = appliance
+            .while_it_lives(pay(&mut wallet, &appliance, 1))
+            .await;
         drop(trap);
         // Sync by sync until the first check is on disk and has no verdict; that one is the right one from then on.
-        if appliance.is_running() {
-            outcome.unwrap();
-        } else {
-            appliance.kill();
-            appliance.serve().await;
-            consistent(&appliance);
+        match outcome {
+            Some(sent) => drop(sent.unwrap()),
+            None => {
+                appliance.kill();
+                appliance.serve().await;
+                consistent(&appliance);
+            }
         }
         if appliance.database().value(standing) == before {
             sync = sync % 3 + 1;

@@ -151,7 +151,7 @@ async fn a03_a_stop_concludes_the_running_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_per_database() {
     let node = Node::start().await;
-    let mut appliance = Appliance::start(&node).await;
+    let appliance = Appliance::start(&node).await;
     let second = output_within(appliance.serve_command(), Duration::from_secs(10));
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8(second.stderr).unwrap();
