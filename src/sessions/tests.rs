@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use super::{
     Arrival, Ending, KeyStanding, Lifetimes, MAX_ATTEMPTS, Refusal, admit, after, restart,
 };
@@ -19,8 +21,7 @@ fn session(kind: SessionKind, state: SessionState, instance: InstanceId) -> Sess
         session_id: SessionId::generate(),
         kind,
         profile_id: ProfileId::generate(),
-        device_key_id: DeviceKeyId::parse(&"k".repeat(43))
-            .unwrap_or_else(|_| std::process::abort()),
+        device_key_id: DeviceKeyId::parse(&"k".repeat(43)).unwrap(),
         certificate_spki: [0; 32],
         state,
         attempt: 1,
