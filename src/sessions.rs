@@ -161,34 +161,46 @@ pub fn after(
 ///
 /// # Errors
 /// [`Refusal`] when there is nothing to restart, or the session has had its last attempt.
-pub fn restart(
-    session: &SessionRow,
-    server_nonce: [u8; 32],
-    instance: InstanceId,
-    expires_at: Timestamp,
-) -> Result<SessionRow, Refusal> {
+pub fn restart(session: &SessionRow, fresh: &Fresh) -> Result<SessionRow, Refusal> {
     use SessionState as State;
     if session.kind != SessionKind::Sign {
         return Err(Refusal::WrongStep);
     }
+    let stale = session.expires_at <= fresh.now;
     match session.state {
-        State::Banned => Err(Refusal::Quarantined),
-        State::Signed | State::Completed => Err(Refusal::Over),
-        state if state.is_checking() => Err(Refusal::Busy),
-        State::Created if session.attempt > 1 => Ok(session.clone()),
-        State::Aborted | State::Expired | State::Round1Done if session.attempt < MAX_ATTEMPTS => {
-            Ok(SessionRow {
-                state: State::Created,
-                attempt: session.attempt.saturating_add(1),
-                server_nonce,
-                instance_id: instance,
-                request_hash: None,
-                expires_at,
-                ..session.clone()
-            })
-        }
-        _ => Err(Refusal::WrongStep),
+        State::Banned => return Err(Refusal::Quarantined),
+        State::Signed | State::Completed => return Err(Refusal::Over),
+        state if state.is_checking() => return Err(Refusal::Busy),
+        State::Created if session.attempt > 1 && !stale => return Ok(session.clone()),
+        State::Created if !stale => return Err(Refusal::WrongStep),
+        _ if session.attempt >= MAX_ATTEMPTS => return Err(Refusal::WrongStep),
+        _ => {}
     }
+    Ok(SessionRow {
+        state: State::Created,
+        attempt: session.attempt.saturating_add(1),
+        certificate_spki: fresh.certificate_spki,
+        server_nonce: fresh.server_nonce,
+        instance_id: fresh.instance,
+        request_hash: None,
+        expires_at: fresh.expires_at,
+        ..session.clone()
+    })
+}
+
+/// What a new attempt begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// Our nonce for it.
+    pub server_nonce: [u8; 32],
+    /// This process.
+    pub instance: InstanceId,
+    /// SHA-256 of the public key of the client certificate the request came through.
+    pub certificate_spki: [u8; 32],
+    /// Now.
+    pub now: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
 }
 
 /// The state of a key and its two counters.

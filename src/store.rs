@@ -224,7 +224,14 @@ impl Store {
         operation: O,
     ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
         let started = Instant::now();
-        let result = self.writer.commit(operation).await;
+        self.count(started, self.writer.commit(operation).await)
+    }
+
+    fn count<T, R>(
+        &self,
+        started: Instant,
+        result: Result<T, CommitError<R>>,
+    ) -> Result<T, CommitError<R>> {
         if let Some(metrics) = &self.metrics {
             let outcome = match &result {
                 Ok(_) => Outcome::Done,
@@ -234,6 +241,19 @@ impl Store {
             metrics.durable_operation(outcome, started.elapsed());
         }
         result
+    }
+
+    /// As [`Store::commit`], for operations that end something: they wait for a place in the queue and
+    /// are never shed.
+    ///
+    /// # Errors
+    /// As [`Store::commit`], without [`StoreError::Overloaded`].
+    pub async fn conclude<O: Operation>(
+        &self,
+        operation: O,
+    ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
+        let started = Instant::now();
+        self.count(started, self.writer.conclude(operation).await)
     }
 
     /// Appends links for committed records that no link covers yet, in one batch, and says how many.
@@ -293,3 +313,6 @@ fn readable<T>(
 const fn time(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
+
+#[cfg(test)]
+mod tests;

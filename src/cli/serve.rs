@@ -15,7 +15,7 @@ use super::token::{self, Environment, EnvironmentError};
 use crate::audit;
 use crate::chain::{Chains, FeePolicy, NodeLimits};
 use crate::config::{Config, Listener};
-use crate::custody::{Custody, KemRing};
+use crate::custody::{Capacity, Custody, KemRing};
 use crate::domain::{EnvironmentId, InstanceId, TenantId};
 use crate::http::routes::{self, Api};
 use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES};
@@ -30,7 +30,7 @@ use crate::service::sealed::Opener;
 use crate::service::settlement::Settlement;
 use crate::service::show::Show;
 use crate::service::sign::Sign;
-use crate::service::steps::{Steps, adopt_orphans};
+use crate::service::steps::{Running, Steps, adopt_orphans};
 use crate::sessions::Lifetimes;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -46,6 +46,16 @@ const CHECK_MAX_AGE: Duration = Duration::from_secs(20);
     "the token holds no {0}: connect the token this environment was made on, or run countersignd init"
 )]
 struct MissingKey(String);
+
+/// Longest wait for running steps and background work at the end.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Something still runs: the database or the token does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "steps were still running at the end: their keys stay locked and are looked after at the next start"
+)]
+struct NotDrained;
 
 /// Runs the appliance.
 ///
@@ -124,11 +134,15 @@ impl Appliance {
     ) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new(config.environment_kind)?);
         let store = store.observed(Arc::clone(&metrics));
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         let custody = Arc::new(Custody::new(
             token.clone(),
             config.environment_id,
             keys.share.clone(),
-            config.mpc.concurrency,
+            Capacity {
+                cores: config.mpc.concurrency,
+                kept_seconds: seconds(config.mpc.kept_state_ttl),
+            },
             Arc::clone(&metrics),
         ));
         let tenant = config.tenants.first().map(ToString::to_string);
@@ -140,7 +154,6 @@ impl Appliance {
             tenant.unwrap_or_default(),
         );
         let kem = Arc::new(kem.await?);
-        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         let steps = Arc::new(Steps {
             store: store.clone(),
             custody,
@@ -152,6 +165,7 @@ impl Appliance {
             },
             metrics: Arc::clone(&metrics),
             tasks: TaskTracker::new(),
+            running: Running::default(),
         });
         let opener = Arc::new(Opener {
             kem: Arc::clone(&kem),
@@ -167,6 +181,7 @@ impl Appliance {
             Arc::clone(&steps),
             opener,
             Arc::clone(&settlement),
+            Arc::clone(&chains),
         ));
         Ok(Self {
             token,
@@ -260,10 +275,16 @@ impl Appliance {
         );
         // A step that a client no longer waits for still ends in a durable verdict.
         self.steps.tasks.close();
-        self.steps.tasks.wait().await;
-        background.cancel();
-        tasks.close();
-        tasks.wait().await;
+        let drained = async {
+            self.steps.tasks.wait().await;
+            // The sequencer goes last: it chains what the steps recorded.
+            background.cancel();
+            tasks.close();
+            tasks.wait().await;
+        };
+        tokio::time::timeout(DRAIN, drained)
+            .await
+            .map_err(|_| NotDrained)?;
         tracing::info!("stopped");
         Ok(())
     }

@@ -204,7 +204,9 @@ impl From<Error> for ApiError {
 fn unavailable_error(error: &Error) -> ApiError {
     tracing::error!(?error, "a request could not be served");
     let (code, message) = match error {
-        Error::DuoNodeUnavailable => ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable"),
+        Error::DuoNodeUnavailable | Error::Internal => {
+            ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable")
+        }
         Error::ChainUnavailable => ("CHAIN_UNAVAILABLE", "The node of this chain is unavailable"),
         Error::Overloaded => ("OVERLOADED", "Too many operations are waiting"),
         _ => ("STORE_UNAVAILABLE", "The database is unavailable"),

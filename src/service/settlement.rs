@@ -1,10 +1,11 @@
 //! From signed to settled: the same bytes are handed to the node until the chain has decided.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy_primitives::Address;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::{Broadcast, Chains, Node, Outcome, Refusal};
@@ -66,14 +67,33 @@ impl Settlement {
         while !stop.is_cancelled() {
             match self.due().await {
                 Ok(rows) => {
-                    for row in rows {
-                        self.look_at(row).await;
-                    }
+                    self.look_at_all(rows, &stop).await;
                 }
                 Err(error) => tracing::error!(?error, "due transactions could not be read"),
             }
             drop(tokio::time::timeout(INTERVAL, stop.cancelled()).await);
         }
+    }
+
+    /// Chains wait for their own node only, and no look begins once the watch is to stop.
+    async fn look_at_all(self: &Arc<Self>, rows: Vec<TransactionRow>, stop: &CancellationToken) {
+        let mut chains: BTreeMap<u64, Vec<TransactionRow>> = BTreeMap::new();
+        for row in rows {
+            chains.entry(row.chain_id).or_default().push(row);
+        }
+        let mut looks = JoinSet::new();
+        for rows in chains.into_values() {
+            let (this, stop) = (Arc::clone(self), stop.clone());
+            looks.spawn(async move {
+                for row in rows {
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                    this.look_at(row).await;
+                }
+            });
+        }
+        while looks.join_next().await.is_some() {}
     }
 
     async fn due(&self) -> Result<Vec<TransactionRow>, StoreError> {

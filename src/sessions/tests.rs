@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use super::{
-    Arrival, Ending, KeyStanding, Lifetimes, MAX_ATTEMPTS, Refusal, admit, after, restart,
+    Arrival, Ending, Fresh, KeyStanding, Lifetimes, MAX_ATTEMPTS, Refusal, admit, after, restart,
 };
 use crate::clock::Timestamp;
 use crate::domain::{
@@ -40,6 +40,16 @@ fn arrival(step: u8, instance: InstanceId) -> Arrival {
         request_hash: [7; 32],
         instance,
         now: NOW,
+    }
+}
+
+fn fresh(instance: InstanceId) -> Fresh {
+    Fresh {
+        server_nonce: [9; 32],
+        instance,
+        certificate_spki: [1; 32],
+        now: NOW,
+        expires_at: NOW.plus_seconds(120),
     }
 }
 
@@ -113,16 +123,16 @@ fn a_check_that_did_not_run_leaves_the_session_where_it_was() {
 fn a_restart_is_a_new_attempt_with_a_new_nonce_and_there_are_few() {
     let instance = InstanceId::generate();
     let mut row = session(SessionKind::Sign, SessionState::Aborted, instance);
-    let next = restart(&row, [9; 32], instance, NOW).ok();
+    let next = restart(&row, &fresh(instance)).ok();
     assert_eq!(
         next.map(|next| (next.state, next.attempt, next.server_nonce)),
         Some((SessionState::Created, 2, [9; 32]))
     );
     row.attempt = MAX_ATTEMPTS;
-    assert!(restart(&row, [9; 32], instance, NOW).is_err());
+    assert!(restart(&row, &fresh(instance)).is_err());
     row.attempt = 1;
     row.state = SessionState::Round1Done;
-    assert!(restart(&row, [9; 32], instance, NOW).is_ok());
+    assert!(restart(&row, &fresh(instance)).is_ok());
     for state in [
         SessionState::Created,
         SessionState::Signed,
@@ -131,7 +141,7 @@ fn a_restart_is_a_new_attempt_with_a_new_nonce_and_there_are_few() {
         SessionState::Round2Checking,
     ] {
         row.state = state;
-        assert!(restart(&row, [9; 32], instance, NOW).is_err(), "{state:?}");
+        assert!(restart(&row, &fresh(instance)).is_err(), "{state:?}");
     }
 }
 
@@ -159,7 +169,7 @@ fn a_lost_answer_to_a_restart_is_given_again() {
     let instance = InstanceId::generate();
     let mut row = session(SessionKind::Sign, SessionState::Created, instance);
     row.attempt = 2;
-    let again = restart(&row, [9; 32], instance, NOW).ok();
+    let again = restart(&row, &fresh(instance)).ok();
     assert_eq!(
         again.map(|row| (row.attempt, row.server_nonce)),
         Some((2, [0; 32]))

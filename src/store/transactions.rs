@@ -198,6 +198,26 @@ pub async fn held_nonces(
         .collect()
 }
 
+/// The highest nonce of this address that a block has used, as far as we saw.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn highest_settled(
+    reads: &mut impl Reads,
+    chain_id: u64,
+    sender: &[u8; 20],
+) -> Result<Option<u64>, StoreError> {
+    let nonce: Option<i64> = sqlx::query_scalar(
+        "SELECT MAX(nonce) FROM transactions WHERE chain_id = $1 AND sender = $2 \
+         AND state IN ('mined', 'reverted', 'replaced')",
+    )
+    .bind(to_i64(chain_id))
+    .bind(sender.as_slice())
+    .fetch_one(reads.connection())
+    .await?;
+    Ok(nonce.and_then(|nonce| u64::try_from(nonce).ok()))
+}
+
 /// Adds a prepared transaction: from here on its nonce is taken.
 ///
 /// # Errors
