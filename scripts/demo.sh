@@ -15,7 +15,7 @@ look() { printf '    look at    %s\n' "$*"; }
 
 step "Install what is missing and build"
 scripts/setup.sh softhsm peers
-cargo build --quiet --locked --workspace --bins
+cargo build --locked --workspace --bins
 bin=$(target_dir)/debug
 result "built" "$bin/countersignd (appliance), $bin/countersign (wallet)"
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 
 use crate::domain::{ProfileId, ProfileState};
 use crate::http::error::ApiError;
-use crate::http::extract::OwnedQuery;
+use crate::http::extract::{OwnedQuery, PathId};
 use crate::service::Error;
 use crate::service::show::Show;
 
@@ -30,7 +30,7 @@ pub(crate) struct Response {
 
 pub(crate) async fn handle(
     State(service): State<Arc<Show>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     OwnedQuery(owner): OwnedQuery,
 ) -> Result<Json<Response>, ApiError> {
     let id = ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?;
