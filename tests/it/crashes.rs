@@ -76,6 +76,15 @@ fn consistent(appliance: &Appliance) {
     }
 }
 
+/// The active profile that has this address.
+fn active_profile(appliance: &Appliance, address: &str) -> Option<String> {
+    let digits = address.trim_start_matches("0x").to_lowercase();
+    let query = format!(
+        "SELECT profile_id FROM profiles WHERE state = 'active' AND lower(hex(address)) = '{digits}'"
+    );
+    appliance.database().rows(&query).pop()
+}
+
 /// Opens a wallet that an interrupted run left behind, if there is one.
 fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
     let name = name.parse().unwrap();
@@ -85,24 +94,17 @@ fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
         .then(|| keystore.open(&name, &passphrase()).unwrap())
 }
 
-/// The creation is run again until it is done; the wallet must then sign.
+/// The creation is run again. What comes out signs; a key that was proven before the crash is not given up.
 async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) {
-    let before = reopen(appliance, name);
-    let staged = before
-        .as_ref()
-        .and_then(|wallet| Some(wallet.staged()?.address()));
-    drop(before);
+    let proven = reopen(appliance, name)
+        .and_then(|wallet| Some(wallet.staged()?.address()))
+        .filter(|address| active_profile(appliance, address).is_some());
     let wallet = try_create(appliance, name).await.unwrap();
     assert_eq!(wallet.state(), WalletState::Active);
-    let active = format!(
-        "SELECT profile_id FROM profiles WHERE state = 'active' AND lower(hex(address)) = '{}'",
-        address(&wallet).trim_start_matches("0x").to_lowercase()
-    );
-    assert_eq!(appliance.database().value(&active), profile(&wallet));
-    if staged.as_ref() == Some(&address(&wallet)) {
-        println!("{name}: the same wallet");
-    }
-    node.fund(&address(&wallet)).await;
+    let address = address(&wallet);
+    assert_eq!(active_profile(appliance, &address), Some(profile(&wallet)));
+    assert_eq!(proven.unwrap_or(address.clone()), address);
+    node.fund(&address).await;
     let hash = Signing::prepare(appliance, &wallet, 1)
         .await
         .complete()
