@@ -189,8 +189,10 @@ impl Wallet {
             }
             _ => {}
         }
-        self.save()?;
+        let saved = self.save();
+        // The ban first: it holds in this process even if it could not be stored.
         self.refuse_if_quarantined()?;
+        saved?;
         outcome.map_err(KeystoreError::Protocol)
     }
 
