@@ -129,11 +129,10 @@ pub struct Offered {
 }
 
 impl Draft {
-    /// A draft under `idempotency_key`, or under a fresh one.
-    pub(super) fn new(idempotency_key: Option<String>) -> Self {
-        let idempotency_key = idempotency_key.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    /// A draft under a fresh idempotency key.
+    pub(super) fn new() -> Self {
         Self {
-            idempotency_key,
+            idempotency_key: uuid::Uuid::now_v7().to_string(),
             profile_id: None,
             keygen_session_id: None,
         }
@@ -168,7 +167,7 @@ impl Record {
         let meta = Meta {
             environment_id: hex::encode(environment_id),
             created_at: clock::now(),
-            draft: Some(Draft::new(None)),
+            draft: Some(Draft::new()),
             profile_id: None,
             current: None,
             staged: None,

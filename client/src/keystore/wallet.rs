@@ -209,19 +209,12 @@ impl Wallet {
         self.save()
     }
 
-    /// Forgets the key generation in progress, with its staged share if there is one. Keeps the idempotency key only if
-    /// `same_key`: the server then starts a new session under the same profile.
+    /// Forgets the key generation in progress, with its staged share if there is one, and starts one under a new
+    /// idempotency key.
     ///
     /// SECURITY: only for a wallet without CURRENT share: the staged share's address was never shown to anybody.
-    pub(crate) fn restart_draft(&mut self, same_key: bool) -> Result<(), KeystoreError> {
-        let kept = self
-            .record
-            .meta
-            .draft
-            .take()
-            .filter(|_| same_key)
-            .map(|draft| draft.idempotency_key);
-        self.record.meta.draft = Some(Draft::new(kept));
+    pub(crate) fn restart_draft(&mut self) -> Result<(), KeystoreError> {
+        self.record.meta.draft = Some(Draft::new());
         self.record.meta.staged = None;
         self.record.staged = None;
         self.save()
@@ -231,11 +224,7 @@ impl Wallet {
     /// so those of an earlier try end with it.
     pub(crate) fn begin_generation(&mut self) -> Result<String, KeystoreError> {
         self.record.meta.suspect_events = 0;
-        let draft = self
-            .record
-            .meta
-            .draft
-            .get_or_insert_with(|| Draft::new(None));
+        let draft = self.record.meta.draft.get_or_insert_with(Draft::new);
         let key = draft.idempotency_key.clone();
         self.save()?;
         Ok(key)
