@@ -28,6 +28,8 @@ pub struct Wallet {
     path: PathBuf,
     record: Record,
     key: FileKey,
+    /// Whether the payment was finished through this object: then its caller knows the hash, reported or not.
+    finished_here: bool,
     _lock: File,
 }
 
@@ -44,6 +46,7 @@ impl Wallet {
             path,
             record,
             key,
+            finished_here: false,
             _lock: lock,
         };
         if let Some(session) = wallet.record.meta.suspect_open.take() {
@@ -261,10 +264,67 @@ impl Wallet {
         self.save()
     }
 
+    /// The last payment if it is signed and an earlier process may have ended before it told anybody.
+    #[must_use]
+    pub fn unreported(&self) -> Option<&Payment> {
+        self.payment()
+            .filter(|payment| !payment.is_open() && !payment.reported && !self.finished_here)
+    }
+
+    /// The nonce that the next transaction on `chain_id` must have, because a payment with it was given up after our last
+    /// message may have left: if the server signed that one nevertheless, only one of the two can be mined.
+    #[must_use]
+    pub fn given_up(&self, chain_id: u64) -> Option<u64> {
+        self.record.meta.given_up.get(&chain_id).copied()
+    }
+
+    /// Allows every nonce on `chain_id` again.
+    ///
+    /// # Errors
+    /// The file errors.
+    pub fn forget_given_up(&mut self, chain_id: u64) -> Result<(), KeystoreError> {
+        match self.record.meta.given_up.remove(&chain_id) {
+            Some(_) => self.save(),
+            None => Ok(()),
+        }
+    }
+
     /// Replaces the payment record.
     pub(crate) fn set_payment(&mut self, payment: Option<Payment>) -> Result<(), KeystoreError> {
         self.record.meta.payment = payment;
+        self.finished_here = false;
         self.save()
+    }
+
+    /// Drops the payment; its nonce is remembered if our last message may have left.
+    pub(crate) fn give_up_payment(&mut self) -> Result<(), KeystoreError> {
+        let released = |payment: &Payment| {
+            payment
+                .offered
+                .as_ref()
+                .is_some_and(|offered| offered.released)
+        };
+        let nonce = self
+            .payment()
+            .filter(|payment| released(payment))
+            .and_then(Payment::account_nonce);
+        self.record.meta.given_up.extend(nonce);
+        self.set_payment(None)
+    }
+
+    /// The payment is signed. Its nonce is taken, so an earlier one given up with the same nonce is settled.
+    pub(crate) fn finish_payment(&mut self, tx_hash: &str) -> Result<(), KeystoreError> {
+        let meta = &mut self.record.meta;
+        if let Some(payment) = &mut meta.payment {
+            payment.tx_hash = Some(tx_hash.to_owned());
+            if let Some((chain_id, nonce)) = payment.account_nonce() {
+                meta.given_up
+                    .retain(|&chain, &mut given_up| (chain, given_up) != (chain_id, nonce));
+            }
+        }
+        self.save()?;
+        self.finished_here = true;
+        Ok(())
     }
 
     /// Changes the payment record in place.
