@@ -245,7 +245,11 @@ impl Lane {
         ];
         let handle = self
             .find_one(&template, || format!("key encryption key {kek}"))?
-            .ok_or(HsmError::UnknownKek(kek))?;
+            .ok_or_else(|| match self.connection.canaries.of(kek) {
+                // It was here before: the token lost it, and the row that names it is as good as ever.
+                Some(_) => HsmError::CanaryFailed(kek),
+                None => HsmError::UnknownKek(kek),
+            })?;
         if self.connection.canaries.of(kek).is_some() {
             self.prove(handle, kek)?;
         } else {

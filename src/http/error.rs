@@ -204,14 +204,18 @@ impl From<Error> for ApiError {
 fn unavailable_error(error: &Error) -> ApiError {
     tracing::error!(?error, "a request could not be served");
     let (code, message) = match error {
-        Error::DuoNodeUnavailable | Error::Internal => {
+        Error::DuoNodeUnavailable | Error::ShareNotSealed | Error::Internal => {
             ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable")
         }
         Error::ChainUnavailable => ("CHAIN_UNAVAILABLE", "The node of this chain is unavailable"),
         Error::Overloaded => ("OVERLOADED", "Too many operations are waiting"),
         _ => ("STORE_UNAVAILABLE", "The database is unavailable"),
     };
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry(Retry::Same)
+    let retry = match error {
+        Error::ShareNotSealed => Retry::Restart,
+        _ => Retry::Same,
+    };
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry(retry)
 }
 
 /// With a capital letter.

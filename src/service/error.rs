@@ -63,6 +63,9 @@ pub enum Error {
     /// The HSM or the engine cannot be reached.
     #[error("the signing engine is unavailable")]
     DuoNodeUnavailable,
+    /// The HSM was away when a new share was to be sealed; what was kept for it is used up.
+    #[error("the Duo Node was unavailable: start the key generation again")]
+    ShareNotSealed,
     /// The chain's node cannot be reached or cannot be believed.
     #[error("the node of this chain is unavailable")]
     ChainUnavailable,

@@ -239,7 +239,7 @@ const fn answer(failure: Failure, kind: SessionKind, round: u8) -> Error {
         Failure::BadMessage => Error::InvalidKeyShare("The message is not one of this round"),
         Failure::BadShare => Error::InvalidKeyShare("Key share not found or corrupted"),
         Failure::Lost => Error::SessionLost,
-        Failure::Unavailable => Error::DuoNodeUnavailable,
+        Failure::Unavailable => Error::ShareNotSealed,
         Failure::Failed => match kind {
             SessionKind::Keygen => Error::InvalidKeyShare("The wallet's share was refused"),
             SessionKind::Sign => Error::MpcFailed(round),

@@ -10,8 +10,14 @@
     reason = "tests"
 )]
 
+mod bad_input;
+mod crashes;
 mod environment;
 mod first_light;
+mod front_door;
+mod lifecycle;
+mod outages;
 mod repository;
+mod secrets;
 mod sessions;
 mod support;

@@ -66,6 +66,7 @@ pub(crate) struct Appliance {
     pub(crate) token: SoftToken,
     process: Option<Child>,
     operator: Transport,
+    operator_port: u16,
     /// The wallets' way in.
     pub(crate) client: countersign_client::Appliance,
 }
@@ -113,6 +114,7 @@ impl Appliance {
         of_operator.key = environment.join("pki/operator-key.pem");
         Self {
             operator: Transport::new(&of_operator).unwrap(),
+            operator_port: operator,
             client: countersign_client::Appliance::new(config).unwrap(),
             directory,
             token,
@@ -200,10 +202,23 @@ impl Appliance {
     }
 
     /// Whether the process still runs.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.process
-            .as_mut()
-            .is_some_and(|process| process.try_wait().unwrap().is_none())
+    pub(crate) fn is_running(&self) -> bool {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        // The state follows the name, which is in parentheses; Z is dead and not waited for.
+        state.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
+    }
+
+    /// What `work` gives, or nothing if the process dies first: its client then dies with it.
+    pub(crate) async fn while_it_lives<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let death = async {
+            while self.is_running() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            done = work => Some(done),
+            () = death => None,
+        }
     }
 
     /// The process id.
@@ -250,6 +265,11 @@ impl Appliance {
     /// Its API's address.
     pub(crate) fn url(&self, path: &str) -> String {
         self.client.config().url.join(path).unwrap().to_string()
+    }
+
+    /// Its operator listener's address.
+    pub(crate) fn operator_url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.operator_port)
     }
 
     /// Its database.

@@ -41,16 +41,4 @@ impl Database {
     pub(crate) fn number(&self, query: &str) -> i64 {
         self.value(query).parse().unwrap()
     }
-
-    /// The database file and what belongs to it (write-ahead log, shared memory).
-    pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let name = self.path.file_name().unwrap().to_str().unwrap();
-        super::files_below(self.path.parent().unwrap())
-            .into_iter()
-            .filter(|file| {
-                file.file_name()
-                    .is_some_and(|other| other.to_str().unwrap().starts_with(name))
-            })
-            .collect()
-    }
 }

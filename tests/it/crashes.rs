@@ -1,0 +1,389 @@
+//! SIGKILL at every commit point of keygen and of signing: no wallet is lost, nothing is paid twice (a17).
+//!
+//! Two ways to die, and together they cover each point from both sides:
+//! - before a request is looked at: the wallet's progress report kills the process;
+//! - after a transaction is written and before anybody is told: `strace` kills the process as it enters the n-th
+//!   sync of the database. The bytes are in the file by then, so the next start finds the transaction.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use countersign_client::ClientError;
+use countersign_client::flows::Step;
+use countersign_client::flows::create::create_wallet;
+use countersign_client::flows::payment::{Resumed, resume};
+use countersign_client::flows::send::{self, Sent};
+use countersign_client::keystore::{Wallet, WalletState};
+
+use serde_json::json;
+
+use crate::support::wallet::{address, intent, mined, passphrase, profile, try_create};
+use crate::support::{Appliance, Node, Signing, wallet_of};
+
+/// Kills a process when it syncs its database for the n-th time from now on.
+struct KillAtSync(Child);
+
+impl KillAtSync {
+    fn arm(pid: u32, sync: u32) -> Self {
+        let mut strace = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
+            .args([
+                "-e",
+                &format!("inject=fsync,fdatasync:signal=KILL:when={sync}"),
+            ])
+            .args(["-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace must be installed: run scripts/setup.sh");
+        let mut said = BufReader::new(strace.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert!(
+            line.contains("attached"),
+            "strace cannot watch the appliance: {line}"
+        );
+        // It must be able to go on talking.
+        std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
+        Self(strace)
+    }
+}
+
+impl Drop for KillAtSync {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Checks what must hold after every crash: nothing checks, nothing is locked, no active profile without its share.
+fn consistent(appliance: &Appliance) {
+    let database = appliance.database();
+    for query in [
+        "SELECT session_id FROM sessions WHERE state LIKE '%checking'",
+        "SELECT profile_id FROM profiles WHERE checking IS NOT NULL",
+        "SELECT permit_id FROM steps WHERE outcome = 'open'",
+        "SELECT p.profile_id FROM profiles p WHERE p.state = 'active' AND NOT EXISTS \
+         (SELECT 1 FROM key_shares s WHERE s.profile_id = p.profile_id AND s.state = 'active')",
+        "SELECT s.profile_id FROM key_shares s JOIN profiles p USING (profile_id) WHERE p.state = 'destroyed'",
+        "SELECT s.profile_id FROM key_shares s JOIN profiles p USING (profile_id) \
+         WHERE s.state = 'pending' AND p.state <> 'pending'",
+        "SELECT session_id FROM transactions WHERE state NOT IN ('prepared', 'released') AND raw IS NULL",
+    ] {
+        assert_eq!(database.rows(query), Vec::<String>::new(), "{query}");
+    }
+}
+
+/// The active profile that has this address.
+fn active_profile(appliance: &Appliance, address: &str) -> Option<String> {
+    let digits = address.trim_start_matches("0x").to_lowercase();
+    let query = format!(
+        "SELECT profile_id FROM profiles WHERE state = 'active' AND lower(hex(address)) = '{digits}'"
+    );
+    appliance.database().rows(&query).pop()
+}
+
+/// Opens a wallet that an interrupted run left behind, if there is one.
+fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
+    let name = name.parse().unwrap();
+    let keystore = appliance.keystore();
+    keystore
+        .contains(&name)
+        .then(|| keystore.open(&name, &passphrase()).unwrap())
+}
+
+/// The creation is run again. What comes out signs; a key that was proven before the crash is not given up.
+async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) {
+    let proven = reopen(appliance, name)
+        .and_then(|wallet| Some(wallet.staged()?.address()))
+        .filter(|address| active_profile(appliance, address).is_some());
+    let wallet = try_create(appliance, name).await.unwrap();
+    assert_eq!(wallet.state(), WalletState::Active);
+    let address = address(&wallet);
+    assert_eq!(active_profile(appliance, &address), Some(profile(&wallet)));
+    assert_eq!(proven.unwrap_or(address.clone()), address);
+    node.fund(&address).await;
+    let hash = Signing::prepare(appliance, &wallet, 1)
+        .await
+        .complete()
+        .await;
+    assert_eq!(node.receipt(&hash).await["status"], "0x1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a17_keygen_crash_before_each_request() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    for (index, fatal) in [Step::Keygen(2), Step::Keygen(3)].into_iter().enumerate() {
+        let name = format!("w{index}");
+        let (keystore, client) = (appliance.keystore(), appliance.client.clone());
+        let shared = Arc::new(Mutex::new(appliance));
+        let killer = Arc::clone(&shared);
+        let mut progress = move |step: Step| {
+            if step == fatal {
+                killer.lock().unwrap().kill();
+            }
+        };
+        let parsed = name.parse().unwrap();
+        let outcome =
+            create_wallet(&keystore, &client, &parsed, &passphrase(), &mut progress).await;
+        assert!(
+            matches!(outcome, Err(ClientError::Call(_))),
+            "the appliance is gone"
+        );
+        drop(progress);
+        appliance = Arc::into_inner(shared).unwrap().into_inner().unwrap();
+        appliance.serve().await;
+        consistent(&appliance);
+        finish_creation(&appliance, &node, &name).await;
+    }
+    let database = appliance.database();
+    assert_eq!(
+        database.number("SELECT COUNT(*) FROM profiles WHERE state = 'active'"),
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a17_keygen_crash_after_each_commit() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let mut sweep = Sweep::new(&[
+        "r1_checking",
+        "r1_done",
+        "r2_checking",
+        "r2_done",
+        "r3_checking",
+        "completed",
+    ]);
+    while sweep.goes_on() {
+        let name = format!("w{}", sweep.turns);
+        let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
+        let outcome = appliance
+            .while_it_lives(try_create(&appliance, &name))
+            .await;
+        drop(trap);
+        let died = outcome.is_none();
+        if let Some(created) = outcome {
+            drop(created.unwrap());
+            sweep.lived();
+            if appliance.is_running() {
+                continue;
+            }
+        } else {
+            let last =
+                "SELECT state FROM sessions WHERE kind = 'keygen' ORDER BY rowid DESC LIMIT 1";
+            for state in appliance.database().rows(last) {
+                sweep.died_in(&state);
+            }
+        }
+        appliance.kill();
+        appliance.serve().await;
+        consistent(&appliance);
+        if died {
+            finish_creation(&appliance, &node, &name).await;
+        }
+    }
+}
+
+/// Sends, or goes on with what an earlier run began.
+async fn pay(wallet: &mut Wallet, appliance: &Appliance, wei: u64) -> Result<Sent, ClientError> {
+    let client = &appliance.client;
+    let proposal = match wallet.payment().filter(|payment| payment.is_open()) {
+        None => send::propose(wallet, client, intent(wei)).await?,
+        Some(_) => match resume(wallet, client, &mut |_| ()).await? {
+            Resumed::Sent(sent) => return Ok(sent),
+            Resumed::Proposal(proposal) => proposal,
+        },
+    };
+    send::sign(wallet, client, &proposal, &mut |_| ()).await
+}
+
+/// The key under which the wallet asked for its last payment.
+fn last_payment(wallet: &Wallet) -> Option<String> {
+    Some(wallet.payment()?.idempotency_key.clone())
+}
+
+/// The payment that followed `earlier` is gone on with; exactly one transaction of it is mined.
+async fn finish_payment(
+    wallet: &mut Wallet,
+    appliance: &Appliance,
+    node: &Node,
+    earlier: Option<&String>,
+    nonce: u64,
+) {
+    let known = wallet
+        .payment()
+        .filter(|payment| Some(&payment.idempotency_key) != earlier)
+        .and_then(|payment| payment.tx_hash.clone());
+    let hash = match known {
+        Some(hash) => hash,
+        None => pay(wallet, appliance, 1).await.unwrap().tx_hash,
+    };
+    assert_eq!(node.receipt(&hash).await["status"], "0x1");
+    assert_eq!(node.nonce(&address(wallet)).await, nonce + 1, "paid once");
+    let pool = node.call("txpool_status", json!([])).await;
+    assert_eq!(pool, json!({"pending": "0x0", "queued": "0x0"}));
+}
+
+/// Which sync to die at next, until every state in `wanted` was seen: their number varies by one or two, because the
+/// audit chain follows when it likes.
+struct Sweep {
+    wanted: BTreeSet<&'static str>,
+    sync: u32,
+    turns: u32,
+}
+
+impl Sweep {
+    fn new(wanted: &[&'static str]) -> Self {
+        Self {
+            wanted: wanted.iter().copied().collect(),
+            sync: 1,
+            turns: 0,
+        }
+    }
+
+    fn died_in(&mut self, state: &str) {
+        self.wanted.remove(state);
+        self.sync += 1;
+    }
+
+    fn lived(&mut self) {
+        self.sync = self.sync.saturating_sub(3).max(1);
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.turns += 1;
+        assert!(self.turns < 40, "never died in {:?}", self.wanted);
+        !self.wanted.is_empty()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a17_signing_crash_before_each_request() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let mut wallet = wallet_of(&appliance, &node, "w").await;
+    for (nonce, fatal) in [Step::Signing(1, 1), Step::Signing(2, 1)]
+        .into_iter()
+        .enumerate()
+    {
+        let client = appliance.client.clone();
+        let proposal = send::propose(&mut wallet, &client, intent(1))
+            .await
+            .unwrap();
+        let shared = Arc::new(Mutex::new(appliance));
+        let killer = Arc::clone(&shared);
+        let mut progress = move |step: Step| {
+            if step == fatal {
+                killer.lock().unwrap().kill();
+            }
+        };
+        let outcome = send::sign(&mut wallet, &client, &proposal, &mut progress).await;
+        assert!(
+            matches!(outcome, Err(ClientError::Call(_))),
+            "the appliance is gone"
+        );
+        drop(progress);
+        appliance = Arc::into_inner(shared).unwrap().into_inner().unwrap();
+        appliance.serve().await;
+        consistent(&appliance);
+        finish_payment(
+            &mut wallet,
+            &appliance,
+            &node,
+            None,
+            u64::try_from(nonce).unwrap(),
+        )
+        .await;
+    }
+    let suspects = appliance
+        .database()
+        .number("SELECT suspect_events FROM profiles");
+    assert_eq!(suspects, 0, "no check was running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a17_signing_crash_after_each_commit() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let mut wallet = wallet_of(&appliance, &node, "w0").await;
+    let mut sweep = Sweep::new(&[
+        "created prepared",
+        "r1_checking prepared",
+        "r1_done prepared",
+        "r2_checking prepared",
+        "signed broadcasting",
+        "signed submitted",
+    ]);
+    while sweep.goes_on() {
+        let nonce = node.nonce(&address(&wallet)).await;
+        let earlier = last_payment(&wallet);
+        let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
+        let payment = async {
+            let sent = pay(&mut wallet, &appliance, 1).await.unwrap();
+            mined(&wallet, &appliance, &sent).await;
+        };
+        let lived = appliance.while_it_lives(payment).await.is_some();
+        drop(trap);
+        if lived {
+            sweep.lived();
+        } else {
+            let last = "SELECT s.state || ' ' || t.state FROM sessions s \
+                        JOIN transactions t USING (session_id) ORDER BY s.rowid DESC LIMIT 1";
+            for state in appliance.database().rows(last) {
+                sweep.died_in(&state);
+            }
+        }
+        if !appliance.is_running() {
+            appliance.kill();
+            appliance.serve().await;
+            consistent(&appliance);
+        }
+        finish_payment(&mut wallet, &appliance, &node, earlier.as_ref(), nonce).await;
+        // A check that died counts against the key; three would ask for new shares, as they should.
+        let of_wallet = format!("WHERE profile_id = '{}'", profile(&wallet));
+        let suspects = format!("SELECT suspect_events FROM profiles {of_wallet}");
+        if appliance.database().number(&suspects) == 2 {
+            wallet = wallet_of(&appliance, &node, &format!("w{}", sweep.turns)).await;
+        }
+    }
+    let unfit = "SELECT COUNT(*) FROM profiles WHERE key_state <> 'stable'";
+    assert_eq!(appliance.database().number(unfit), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a03_three_checks_that_died_ask_for_new_shares() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let mut wallet = wallet_of(&appliance, &node, "w").await;
+    let standing = "SELECT key_state || ' ' || suspect_events FROM profiles";
+    let mut sync = 1;
+    while appliance.database().value(standing) != "refresh_required 3" {
+        let before = appliance.database().value(standing);
+        let trap = KillAtSync::arm(appliance.pid(), sync);
+        let outcome = appliance
+            .while_it_lives(pay(&mut wallet, &appliance, 1))
+            .await;
+        drop(trap);
+        // Sync by sync until the first check is on disk and has no verdict; that one is the right one from then on.
+        match outcome {
+            Some(sent) => drop(sent.unwrap()),
+            None => {
+                appliance.kill();
+                appliance.serve().await;
+                consistent(&appliance);
+            }
+        }
+        if appliance.database().value(standing) == before {
+            sync = sync % 3 + 1;
+        }
+    }
+    let refused = pay(&mut wallet, &appliance, 1).await.err().unwrap();
+    assert_eq!(refused.server_code(), Some("KEY_REFRESH_REQUIRED"));
+    appliance.crash_and_restart().await;
+    let refused = pay(&mut wallet, &appliance, 1).await.err().unwrap();
+    assert_eq!(refused.server_code(), Some("KEY_REFRESH_REQUIRED"));
+}
