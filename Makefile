@@ -13,7 +13,7 @@ demo: ## create a wallet and see a transaction mined on a local node; leaves not
 	@scripts/demo.sh
 
 bench: ## measure the protocol and the whole server (release build, several minutes)
-	@scripts/setup.sh softhsm peers
+	@scripts/setup.sh softhsm peers programs
 	cargo bench --workspace --locked
 
 test-long: ## everything in `make test`, then the tests marked ignored because they are slow

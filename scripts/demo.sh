@@ -15,7 +15,7 @@ look() { printf '    look at    %s\n' "$*"; }
 
 step "Install what is missing and build"
 scripts/setup.sh softhsm peers
-cargo build --quiet --locked --workspace --bins
+cargo build --locked --workspace --bins
 bin=$(target_dir)/debug
 result "built" "$bin/countersignd (appliance), $bin/countersign (wallet)"
 
@@ -28,7 +28,10 @@ finish() {
     for process in $server $anvil; do
         kill "$process" 2>/dev/null && wait "$process" 2>/dev/null
     done
-    if [ "$code" -ne 0 ]; then
+    if [ "$code" -eq 130 ]; then
+        printf '\nInterrupted.\n'
+        rm -rf "$dir"
+    elif [ "$code" -ne 0 ]; then
         printf '\nThe demo FAILED in step %d. Last lines of the server:\n' "$step" >&2
         tail -n 20 "$dir/countersignd.log" >&2 2>/dev/null || true
         printf 'Everything is in %s\n' "$dir" >&2
@@ -96,7 +99,7 @@ bank=$(rpc eth_accounts | field 0)
 rpc eth_sendTransaction "[{\"from\":\"$bank\",\"to\":\"$address\",\"value\":\"0xde0b6b3a7640000\"}]" >/dev/null
 result "balance" "$(ether "$(rpc eth_getBalance "[\"$address\",\"latest\"]")") ETH"
 
-step "Sign and broadcast: the appliance decides, both sides sign, the node mines"
+step "Sign and broadcast: the appliance decides and records, both sides sign, the node mines"
 sent=$(wallet --json send demo --to "$RECIPIENT" --value 0.01 --chain "$CHAIN" --yes --wait)
 hash=$(field txHash <<<"$sent")
 result "hash" "$hash"

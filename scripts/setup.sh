@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the named suites need and this machine lacks: setup.sh [softhsm] [peers] [cargo-tools]
+# Installs what the named suites need and this machine lacks: setup.sh [softhsm] [peers] [programs] [cargo-tools]
 # As root it installs system packages itself; otherwise it says which to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,7 +9,9 @@ NEXTEST_VERSION=0.9.151
 DENY_VERSION=0.20.2
 
 system_package() { # command package
-    have "$1" && return
+    if type -P "$1" >/dev/null; then
+        return
+    fi
     if [ "$(id -u)" -eq 0 ] && have apt-get; then
         say "installing system package $2"
         apt-get update -qq
@@ -20,6 +22,14 @@ system_package() { # command package
 }
 
 softhsm() { system_package softhsm2-util softhsm2; }
+
+# What tests and benches look at the appliance with.
+programs() {
+    system_package curl curl
+    system_package kill procps
+    system_package openssl openssl
+    system_package sqlite3 sqlite3
+}
 
 # Local Ethereum nodes and ethers.js, at the versions of tests/peers/package-lock.json.
 peers() {
@@ -67,6 +77,7 @@ for part in "$@"; do
     case $part in
         softhsm) softhsm ;;
         peers) peers ;;
+        programs) programs ;;
         cargo-tools) cargo_tools ;;
         *) die "setup.sh: unknown part '$part'" ;;
     esac

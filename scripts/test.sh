@@ -5,28 +5,30 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 passed=0
+current=''
 summary=()
 finish() {
     local code=$?
+    trap - EXIT
+    [ -z "$current" ] || summary+=("$(printf 'FAILED %4ds  %s' "$((SECONDS - start))" "$current")")
     say
     say "suites:"
     printf '  %s\n' "${summary[@]}"
     if [ "$code" -eq 0 ]; then say "$passed passed, 0 failed"; else say "$passed passed, 1 failed"; fi
+    exit "$code"
 }
 trap finish EXIT
+trap 'exit 130' INT TERM
 
 suite() { # name command...
-    local name=$1 start=$SECONDS
+    current=$1 start=$SECONDS
     shift
     say
-    say "== $name"
-    if "$@"; then
-        summary+=("$(printf 'ok     %4ds  %s' "$((SECONDS - start))" "$name")")
-        passed=$((passed + 1))
-    else
-        summary+=("$(printf 'FAILED %4ds  %s' "$((SECONDS - start))" "$name")")
-        exit 1
-    fi
+    say "== $current"
+    "$@" || exit
+    summary+=("$(printf 'ok     %4ds  %s' "$((SECONDS - start))" "$current")")
+    passed=$((passed + 1))
+    current=''
 }
 
 # The 512 transactions that our own tests have just built, signed and written, as ethers-core sees them.
@@ -45,11 +47,11 @@ service_unit() {
 }
 
 rm -f target/xcheck/vectors.jsonl
-suite "setup: what is missing" scripts/setup.sh softhsm peers cargo-tools
+suite "setup: what is missing" scripts/setup.sh softhsm peers programs cargo-tools
 suite "format" cargo fmt --all --check
 suite "dependencies: licences, sources, bans, advisories" scripts/deny.sh
 suite "service unit" service_unit
-suite "lints" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+suite "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 suite "tests" cargo nextest run --workspace --locked
 suite "documentation tests" cargo test --quiet --doc --workspace --locked
 suite "encoder against ethers-core" xcheck

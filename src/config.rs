@@ -95,7 +95,8 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_secs(120),
             max_connection_age: Duration::from_secs(3600),
-            drain_timeout: Duration::from_secs(30),
+            // Less than the service unit's TimeoutStopSec.
+            drain_timeout: Duration::from_secs(20),
         }
     }
 }

@@ -18,7 +18,7 @@ use countersign_mpc::signature::Signature;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::{self, Timestamp};
-use crate::domain::{EnvironmentId, OperationId, SessionId, SessionKind, TenantId};
+use crate::domain::{EnvironmentId, OperationId, SessionId, SessionKind, Suspicion, TenantId};
 use crate::gate::Permit;
 use crate::store::Committed;
 use crate::store::profiles::ProfileRow;
@@ -41,6 +41,15 @@ const ROLE: &str = "P2";
 pub struct EngineSlot {
     _permit: OwnedSemaphorePermit,
 }
+
+/// A place in the queue for the engine.
+pub struct QueuePlace {
+    _permit: OwnedSemaphorePermit,
+    kind: SessionKind,
+}
+
+/// Steps of one kind that may wait for the engine.
+const WAITING: usize = 128;
 
 /// What a step made.
 pub enum Product {
@@ -88,8 +97,8 @@ pub enum Verdict {
         failure: Failure,
         /// Why, for the record.
         reason: String,
-        /// Whether an honest wallet could not have caused it.
-        suspect: bool,
+        /// What it counts as.
+        suspicion: Suspicion,
     },
     /// The counterparty was caught.
     Ban {
@@ -114,7 +123,7 @@ impl Verdict {
         Self::Recoverable {
             failure,
             reason: reason.into(),
-            suspect: false,
+            suspicion: Suspicion::None,
         }
     }
 }
@@ -131,10 +140,15 @@ impl From<MpcError> for Verdict {
             MpcError::Refused(_) => Failure::BadMessage,
             MpcError::Recoverable { .. } | MpcError::Panicked => Failure::Failed,
         };
+        let suspicion = match error {
+            MpcError::Panicked => Suspicion::NoVerdict,
+            other if other.is_suspect() => Suspicion::FailedSignature,
+            _ => Suspicion::None,
+        };
         Self::Recoverable {
             failure,
             reason: error.to_string(),
-            suspect: error.is_suspect(),
+            suspicion,
         }
     }
 }
@@ -157,35 +171,66 @@ pub struct Custody {
     share_keks: HashMap<TenantId, KekId>,
     signing: Arc<Semaphore>,
     keygen: Arc<Semaphore>,
+    waiting_signing: Arc<Semaphore>,
+    waiting_keygen: Arc<Semaphore>,
     kept: KeptStates,
+    kept_seconds: i64,
     metrics: Arc<Metrics>,
 }
 
+/// How much of the machine custody may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// How many signing steps may run at once. A quarter of them may make keys, which takes a hundred
+    /// times as long.
+    pub cores: usize,
+    /// How long kept state stays in memory, in seconds.
+    pub kept_seconds: i64,
+}
+
 impl Custody {
-    /// Custody over the shares of an environment. `share_keks` holds each tenant's active KEK for shares;
-    /// `cores` is how many signing steps may run at once: a quarter of them may make keys, which takes
-    /// a hundred times as long.
+    /// Custody over the shares of an environment. `share_keks` holds each tenant's active KEK for shares.
     #[must_use]
     pub fn new(
         token: Token,
         environment_id: EnvironmentId,
         share_keks: HashMap<TenantId, KekId>,
-        cores: usize,
+        capacity: Capacity,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let cores = capacity.cores;
         Self {
             token,
             environment_id,
             share_keks,
             signing: Arc::new(Semaphore::new(cores.max(1))),
             keygen: Arc::new(Semaphore::new((cores / 4).max(1))),
+            waiting_signing: Arc::new(Semaphore::new(WAITING)),
+            waiting_keygen: Arc::new(Semaphore::new(WAITING)),
             kept: KeptStates::default(),
+            kept_seconds: capacity.kept_seconds,
             metrics,
         }
     }
 
-    /// Waits for a place at the engine.
-    pub async fn slot(&self, kind: SessionKind) -> EngineSlot {
+    /// A place in the queue for the engine; `None` when the queue is full. Messages wait in memory, so
+    /// their number is bounded.
+    #[must_use]
+    pub fn queue(&self, kind: SessionKind) -> Option<QueuePlace> {
+        let semaphore = match kind {
+            SessionKind::Sign => &self.waiting_signing,
+            SessionKind::Keygen => &self.waiting_keygen,
+        };
+        let permit = semaphore.clone().try_acquire_owned().ok()?;
+        Some(QueuePlace {
+            _permit: permit,
+            kind,
+        })
+    }
+
+    /// Waits for a place at the engine and gives the one in the queue back.
+    pub async fn slot(&self, place: QueuePlace) -> EngineSlot {
+        let kind = place.kind;
         let semaphore = match kind {
             SessionKind::Sign => &self.signing,
             SessionKind::Keygen => &self.keygen,
@@ -323,7 +368,7 @@ impl Custody {
     }
 
     fn keep_until(&self) -> Timestamp {
-        clock::now().plus_seconds(kept::MAX_AGE)
+        clock::now().plus_seconds(self.kept_seconds)
     }
 }
 

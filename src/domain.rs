@@ -11,6 +11,6 @@ pub use ids::{
     DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, OperationId, OwnerId, ProfileId,
     SessionId, TenantId, TransactionId,
 };
-pub use key::{Generation, KeyState};
+pub use key::{Generation, KeyState, Suspicion};
 pub use profile::{ProfileName, ProfileState};
 pub use session::{SessionKind, SessionState};

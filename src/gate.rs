@@ -4,12 +4,14 @@
 //! durable operation that admits one protocol step, after it has looked at the decision again.
 //! INVARIANT: both have private fields and no other constructor, so custody cannot be reached around them:
 //!
-//! ```compile_fail
-//! // A permit cannot be written down; it is only ever given.
-//! let permit = countersign::gate::Permit { .. };
+//! ```compile_fail,E0451
+//! // A permit cannot be taken apart or put together: its fields are private.
+//! fn open(permit: countersign::gate::Permit) {
+//!     let countersign::gate::Permit { id, .. } = permit;
+//! }
 //! ```
 //!
-//! ```compile_fail
+//! ```compile_fail,E0308
 //! // An uncommitted permit does not open custody.
 //! async fn misuse(
 //!     custody: countersign::custody::Custody,
@@ -66,7 +68,7 @@ pub fn judge(
     facts: &Facts,
     profile: ProfileId,
     expires_at: Timestamp,
-) -> Result<Allowed, Denied> {
+) -> Result<Allowed, Box<Denied>> {
     let verdict = policy.judge(facts);
     let decision = DecisionRow {
         decision_id: DecisionId::generate(),
@@ -80,7 +82,7 @@ pub fn judge(
     };
     match verdict.denied {
         None => Ok(Allowed { decision }),
-        Some(reason) => Err(Denied { reason, decision }),
+        Some(reason) => Err(Box::new(Denied { reason, decision })),
     }
 }
 

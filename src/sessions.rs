@@ -128,13 +128,13 @@ pub fn after(
 ) -> SessionRow {
     use SessionState as State;
     let state = match (ending, session.state) {
-        (Ending::Advanced, State::Round1Checking) => State::Round1Done,
-        (Ending::Advanced, _) => State::Round2Done,
+        (Ending::Advanced, State::Round1Checking) | (Ending::NotRun, State::Round2Checking) => {
+            State::Round1Done
+        }
+        (Ending::NotRun, State::Round1Checking) => State::Created,
+        (Ending::Advanced | Ending::NotRun, _) => State::Round2Done,
         (Ending::Finished, _) if session.kind == SessionKind::Sign => State::Signed,
         (Ending::Finished, _) => State::Completed,
-        (Ending::NotRun, State::Round1Checking) => State::Created,
-        (Ending::NotRun, State::Round2Checking) => State::Round1Done,
-        (Ending::NotRun, _) => State::Round2Done,
         (Ending::Aborted, _) => State::Aborted,
         (Ending::Banned, _) => State::Banned,
     };
@@ -154,35 +154,53 @@ pub fn after(
     next
 }
 
-/// The next attempt of a signing session that was given up.
+/// The next attempt of a signing session that was given up, or whose wallet gives it up between its
+/// two messages: the kept state of the old attempt is then forgotten, so it can never be finished.
+///
+/// A restarted session that has not begun is returned as it is: the answer to the restart was lost.
 ///
 /// # Errors
-/// [`Refusal::WrongStep`] when the session was not given up or has had its last attempt.
-pub fn restart(
-    session: &SessionRow,
-    server_nonce: [u8; 32],
-    instance: InstanceId,
-    expires_at: Timestamp,
-) -> Result<SessionRow, Refusal> {
-    let over = matches!(session.state, SessionState::Aborted | SessionState::Expired);
-    // Kept state of a process that is gone cannot be continued: that session is as good as aborted.
-    let lost = session.state == SessionState::Round1Done && session.instance_id != instance;
-    let restartable = session.kind == SessionKind::Sign && (over || lost);
+/// [`Refusal`] when there is nothing to restart, or the session has had its last attempt.
+pub fn restart(session: &SessionRow, fresh: &Fresh) -> Result<SessionRow, Refusal> {
+    use SessionState as State;
+    if session.kind != SessionKind::Sign {
+        return Err(Refusal::WrongStep);
+    }
+    let stale = session.expires_at <= fresh.now;
     match session.state {
-        SessionState::Banned => return Err(Refusal::Quarantined),
-        SessionState::Signed | SessionState::Completed => return Err(Refusal::Over),
-        _ if !restartable || session.attempt >= MAX_ATTEMPTS => return Err(Refusal::WrongStep),
+        State::Banned => return Err(Refusal::Quarantined),
+        State::Signed | State::Completed => return Err(Refusal::Over),
+        state if state.is_checking() => return Err(Refusal::Busy),
+        State::Created if session.attempt > 1 && !stale => return Ok(session.clone()),
+        State::Created if !stale => return Err(Refusal::WrongStep),
+        _ if session.attempt >= MAX_ATTEMPTS => return Err(Refusal::WrongStep),
         _ => {}
     }
     Ok(SessionRow {
-        state: SessionState::Created,
+        state: State::Created,
         attempt: session.attempt.saturating_add(1),
-        server_nonce,
-        instance_id: instance,
+        certificate_spki: fresh.certificate_spki,
+        server_nonce: fresh.server_nonce,
+        instance_id: fresh.instance,
         request_hash: None,
-        expires_at,
+        expires_at: fresh.expires_at,
         ..session.clone()
     })
+}
+
+/// What a new attempt begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// Our nonce for it.
+    pub server_nonce: [u8; 32],
+    /// This process.
+    pub instance: InstanceId,
+    /// SHA-256 of the public key of the client certificate the request came through.
+    pub certificate_spki: [u8; 32],
+    /// Now.
+    pub now: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
 }
 
 /// The state of a key and its two counters.

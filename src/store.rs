@@ -8,9 +8,13 @@
 //! that the state change and its audit record are on disk.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::domain::{EnvironmentId, EnvironmentKind, OperationId};
+use crate::domain::{EnvironmentId, EnvironmentKind, OperationId, TransactionId};
+use crate::telemetry::metrics::{Metrics, Outcome};
 
 pub mod audit;
 pub mod decisions;
@@ -137,6 +141,7 @@ pub struct Store {
     readers: sqlx::SqlitePool,
     writer: writer::Writer,
     environment: EnvironmentRecord,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl Store {
@@ -178,7 +183,15 @@ impl Store {
             readers,
             writer,
             environment,
+            metrics: None,
         })
+    }
+
+    /// This store, counting and timing its durable operations.
+    #[must_use]
+    pub fn observed(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
     }
 
     /// The environment this database belongs to.
@@ -210,7 +223,37 @@ impl Store {
         &self,
         operation: O,
     ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
-        self.writer.commit(operation).await
+        let started = Instant::now();
+        self.count(started, self.writer.commit(operation).await)
+    }
+
+    fn count<T, R>(
+        &self,
+        started: Instant,
+        result: Result<T, CommitError<R>>,
+    ) -> Result<T, CommitError<R>> {
+        if let Some(metrics) = &self.metrics {
+            let outcome = match &result {
+                Ok(_) => Outcome::Done,
+                Err(CommitError::Refused(_)) => Outcome::Denied,
+                Err(CommitError::Store(_)) => Outcome::Failed,
+            };
+            metrics.durable_operation(outcome, started.elapsed());
+        }
+        result
+    }
+
+    /// As [`Store::commit`], for operations that end something: they wait for a place in the queue and
+    /// are never shed.
+    ///
+    /// # Errors
+    /// As [`Store::commit`], without [`StoreError::Overloaded`].
+    pub async fn conclude<O: Operation>(
+        &self,
+        operation: O,
+    ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
+        let started = Instant::now();
+        self.count(started, self.writer.conclude(operation).await)
     }
 
     /// Appends links for committed records that no link covers yet, in one batch, and says how many.
@@ -219,6 +262,18 @@ impl Store {
     /// [`StoreError`] when the database fails; nothing was appended, and it may be called again.
     pub async fn extend_chain(&self, hash: LinkHash) -> Result<usize, StoreError> {
         self.writer.extend_chain(hash).await
+    }
+
+    /// Puts the next look at a transaction off.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn postpone(
+        &self,
+        transaction: TransactionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer.postpone(transaction, until).await
     }
 
     /// A read-only view of committed rows.
@@ -258,3 +313,6 @@ fn readable<T>(
 const fn time(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
+
+#[cfg(test)]
+mod tests;

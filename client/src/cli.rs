@@ -7,7 +7,6 @@ mod wallet;
 use std::{env, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use rustls::crypto::aws_lc_rs;
 
 use crate::{
     Appliance, ClientError, Config, Keystore,
@@ -72,8 +71,6 @@ struct Context {
 
 /// Runs the command line of this process.
 pub async fn main() -> ExitCode {
-    // For the node that shows balances; the appliance's connection brings its own provider. An earlier choice stays.
-    drop(aws_lc_rs::default_provider().install_default());
     let Cli { global, command } = Cli::parse();
     let output = Output { json: global.json };
     match run(global, command).await {

@@ -33,6 +33,8 @@ pub enum Step {
     Signing(u8, u32),
     /// The server lost the session; it is started anew.
     Restarting,
+    /// The server still holds an earlier attempt open; it lapses by itself.
+    WaitingForLapse,
 }
 
 /// Receives the steps of a flow.
@@ -141,7 +143,7 @@ pub fn seal(
 
 /// Opens the sealed answer to a message.
 pub(crate) fn open(
-    opener: ResponseOpener,
+    opener: &ResponseOpener,
     sealed: &str,
 ) -> Result<Zeroizing<Vec<u8>>, ClientError> {
     opener

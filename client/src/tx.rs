@@ -100,13 +100,12 @@ impl Intent {
     pub fn check(&self, offer: &Prepared) -> Result<Agreed, Mismatch> {
         let transaction = typed(offer)?;
         same("chain", &self.chain_id, &transaction.chain_id)?;
-        same("to", &TxKind::Call(self.to), &transaction.to)
-            .map_err(|_| field("to", self.to, offer.unsigned_tx.to))?;
+        same("to", &self.to, &offer.unsigned_tx.to)?;
         if self.value != transaction.value {
             return Err(field(
                 "value",
-                format_ether(self.value),
-                format_ether(transaction.value),
+                &format_ether(self.value),
+                &format_ether(transaction.value),
             ));
         }
         same("data", &self.data, &transaction.input)?;
@@ -221,13 +220,13 @@ impl Agreed {
 fn typed(offer: &Prepared) -> Result<TxEip1559, Mismatch> {
     let offered = &offer.unsigned_tx;
     if offered.kind != Quantity(U256::from(2)) {
-        return Err(field("type", "2", offered.kind.0));
+        return Err(field("type", &2, &offered.kind.0));
     }
     if !offered.access_list.is_empty() {
         return Err(field(
             "accessList",
-            "none",
-            format!("{} entries", offered.access_list.len()),
+            &"none",
+            &format!("{} entries", offered.access_list.len()),
         ));
     }
     Ok(TxEip1559 {
@@ -255,11 +254,11 @@ fn same<T: PartialEq + std::fmt::Debug>(
     if asked == offered {
         Ok(())
     } else {
-        Err(field(name, format!("{asked:?}"), format!("{offered:?}")))
+        Err(field(name, &format!("{asked:?}"), &format!("{offered:?}")))
     }
 }
 
-fn field(field: &'static str, asked: impl ToString, offered: impl ToString) -> Mismatch {
+fn field(field: &'static str, asked: &dyn ToString, offered: &dyn ToString) -> Mismatch {
     Mismatch::Field {
         field,
         asked: asked.to_string(),
@@ -269,7 +268,7 @@ fn field(field: &'static str, asked: impl ToString, offered: impl ToString) -> M
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use serde_json::{Value, json};
 

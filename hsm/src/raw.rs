@@ -69,6 +69,12 @@ pub(crate) struct Gcm<'a> {
     pub(crate) aad: &'a [u8],
 }
 
+/// Where a call works: with which key, in which session.
+struct At<'a> {
+    session: &'a Session,
+    key: ObjectHandle,
+}
+
 impl Raw {
     /// Opens the module a second time (the loader hands out the same library) and copies its functions.
     pub(crate) fn load(path: &Path) -> Result<Self, HsmError> {
@@ -135,7 +141,7 @@ impl Raw {
         dek: &[u8; 32],
     ) -> Result<[u8; WRAPPED_LENGTH], HsmError> {
         let mut out = [0; WRAPPED_LENGTH];
-        let length = self.gcm(self.encrypt, session, kek, gcm, dek, &mut out)?;
+        let length = self.gcm(self.encrypt, At { session, key: kek }, gcm, dek, &mut out)?;
         exactly(length, WRAPPED_LENGTH).map(|()| out)
     }
 
@@ -151,7 +157,13 @@ impl Raw {
         // SoftHSM insists on room for the tag as well.
         let mut out = [0; WRAPPED_LENGTH];
         let result = self
-            .gcm(self.decrypt, session, kek, gcm, wrapped, &mut out)
+            .gcm(
+                self.decrypt,
+                At { session, key: kek },
+                gcm,
+                wrapped,
+                &mut out,
+            )
             .and_then(|length| exactly(length, 32));
         if let (Ok(()), Some((plain, _))) = (&result, out.split_first_chunk()) {
             *dek = *plain;
@@ -174,7 +186,13 @@ impl Raw {
             pParameter: std::ptr::null_mut(),
             ulParameterLen: 0,
         };
-        let length = self.one_shot(self.sign, session, key, &mut mechanism, digest, &mut out)?;
+        let length = self.one_shot(
+            self.sign,
+            At { session, key },
+            &mut mechanism,
+            digest,
+            &mut out,
+        )?;
         exactly(length, 64).map(|()| out)
     }
 
@@ -209,8 +227,7 @@ impl Raw {
     fn gcm(
         &self,
         call: OneShot,
-        session: &Session,
-        kek: ObjectHandle,
+        at: At<'_>,
         gcm: &mut Gcm<'_>,
         input: &[u8],
         output: &mut [u8],
@@ -228,15 +245,14 @@ impl Raw {
             pParameter: (&raw mut parameters).cast::<c_void>(),
             ulParameterLen: ulong(size_of::<CK_GCM_PARAMS>()),
         };
-        self.one_shot(call, session, kek, &mut mechanism, input, output)
+        self.one_shot(call, at, &mut mechanism, input, output)
     }
 
     /// Init and one call; wipes `output` on every error.
     fn one_shot(
         &self,
         call: OneShot,
-        session: &Session,
-        key: ObjectHandle,
+        At { session, key }: At<'_>,
         mechanism: &mut CK_MECHANISM,
         input: &[u8],
         output: &mut [u8],

@@ -50,7 +50,11 @@ impl Report {
 /// Exit code 3 when environments disagree, 1 when anything else is wrong.
 pub async fn run(config: Config) -> Result<(), Failure> {
     let mut report = Report::default();
-    report.add("configuration", Ok(config.path.display().to_string()));
+    let path = config.path.display();
+    report.add(
+        "configuration",
+        Ok(format!("{path}, secret files are private")),
+    );
     for (name, listener) in [("api", &config.api), ("operator", &config.operator)] {
         report.add(&format!("{name} certificates"), certificates(listener));
     }

@@ -108,11 +108,19 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         return finished(&paths);
     }
     let token = token::open(&plan.hsm)?;
-    let environment = choose(&plan, &paths)?;
+    let made = make(&plan, &paths, &token).await;
+    // Also after a failure: a process that ends under the module's threads may crash.
+    let closed = token.close().await;
+    summary(&plan, &paths, &made?);
+    Ok(closed?)
+}
+
+async fn make(plan: &Plan, paths: &Paths, token: &Token) -> Result<Environment, Failure> {
+    let environment = choose(plan, paths)?;
     environment
-        .accepts(&token)
+        .accepts(token)
         .map_err(EnvironmentError::failure)?;
-    match Environment::of_token(&token)
+    match Environment::of_token(token)
         .await
         .map_err(EnvironmentError::failure)?
     {
@@ -123,13 +131,11 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     }
     files::directory(&plan.directory)?;
     files::write(&paths.pending, &environment.encode(), Access::Private)?;
-    let identity_key = make_keys(&token, &environment).await?;
+    let identity_key = make_keys(token, &environment).await?;
     make_database(&paths.database, &environment).await?;
-    render::write(&plan, &paths, &environment, &identity_key)?;
+    render::write(plan, paths, &environment, &identity_key)?;
     files::remove(&paths.pending)?;
-    token.close().await?;
-    summary(&plan, &paths, &environment);
-    Ok(())
+    Ok(environment)
 }
 
 /// Where everything is.

@@ -15,7 +15,7 @@ use super::token::{self, Environment, EnvironmentError};
 use crate::audit;
 use crate::chain::{Chains, FeePolicy, NodeLimits};
 use crate::config::{Config, Listener};
-use crate::custody::{Custody, KemRing};
+use crate::custody::{Capacity, Custody, KemRing};
 use crate::domain::{EnvironmentId, InstanceId, TenantId};
 use crate::http::routes::{self, Api};
 use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES};
@@ -30,7 +30,7 @@ use crate::service::sealed::Opener;
 use crate::service::settlement::Settlement;
 use crate::service::show::Show;
 use crate::service::sign::Sign;
-use crate::service::steps::{Steps, adopt_orphans};
+use crate::service::steps::{Running, Steps, adopt_orphans};
 use crate::sessions::Lifetimes;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -47,6 +47,16 @@ const CHECK_MAX_AGE: Duration = Duration::from_secs(20);
 )]
 struct MissingKey(String);
 
+/// Longest wait for running steps and background work at the end.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Something still runs: the database or the token does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "steps were still running at the end: their keys stay locked and are looked after at the next start"
+)]
+struct NotDrained;
+
 /// Runs the appliance.
 ///
 /// # Errors
@@ -57,9 +67,17 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
         .into_iter()
         .map(|chain| (chain.id, chain.rpc_url))
         .collect();
-    let chains = Chains::new(nodes, NodeLimits::default())?;
-    let appliance = Appliance::start(&config, Arc::new(chains)).await?;
-    appliance.serve(config).await
+    let chains = Arc::new(Chains::new(nodes, NodeLimits::default())?);
+    let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
+    let result = async {
+        let appliance = Appliance::start(&config, chains, token.clone()).await?;
+        appliance.serve(config).await
+    };
+    let result = result.await;
+    // Also after a failure: a process that ends under the module's threads may crash.
+    let closed = token.close().await;
+    result?;
+    Ok(closed?)
 }
 
 /// The keys of an environment.
@@ -85,8 +103,7 @@ struct Appliance {
 }
 
 impl Appliance {
-    async fn start(config: &Config, chains: Arc<Chains>) -> Result<Self, Failure> {
-        let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
+    async fn start(config: &Config, chains: Arc<Chains>, token: Token) -> Result<Self, Failure> {
         let environment = Environment::configured(config);
         environment
             .confirm(&token)
@@ -116,11 +133,16 @@ impl Appliance {
         instance: InstanceId,
     ) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new(config.environment_kind)?);
+        let store = store.observed(Arc::clone(&metrics));
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         let custody = Arc::new(Custody::new(
             token.clone(),
             config.environment_id,
             keys.share.clone(),
-            config.mpc.concurrency,
+            Capacity {
+                cores: config.mpc.concurrency,
+                kept_seconds: seconds(config.mpc.kept_state_ttl),
+            },
             Arc::clone(&metrics),
         ));
         let tenant = config.tenants.first().map(ToString::to_string);
@@ -132,7 +154,6 @@ impl Appliance {
             tenant.unwrap_or_default(),
         );
         let kem = Arc::new(kem.await?);
-        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         let steps = Arc::new(Steps {
             store: store.clone(),
             custody,
@@ -144,6 +165,7 @@ impl Appliance {
             },
             metrics: Arc::clone(&metrics),
             tasks: TaskTracker::new(),
+            running: Running::default(),
         });
         let opener = Arc::new(Opener {
             kem: Arc::clone(&kem),
@@ -159,6 +181,7 @@ impl Appliance {
             Arc::clone(&steps),
             opener,
             Arc::clone(&settlement),
+            Arc::clone(&chains),
         ));
         Ok(Self {
             token,
@@ -252,11 +275,16 @@ impl Appliance {
         );
         // A step that a client no longer waits for still ends in a durable verdict.
         self.steps.tasks.close();
-        self.steps.tasks.wait().await;
-        background.cancel();
-        tasks.close();
-        tasks.wait().await;
-        self.token.close().await?;
+        let drained = async {
+            self.steps.tasks.wait().await;
+            // The sequencer goes last: it chains what the steps recorded.
+            background.cancel();
+            tasks.close();
+            tasks.wait().await;
+        };
+        tokio::time::timeout(DRAIN, drained)
+            .await
+            .map_err(|_| NotDrained)?;
         tracing::info!("stopped");
         Ok(())
     }

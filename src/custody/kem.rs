@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use countersign_hsm::{HsmError, KekId, ObjectAad, Purpose, SigningKeyId, Token};
+use countersign_hsm::{ErrorClass, HsmError, KekId, ObjectAad, Purpose, SigningKeyId, Token};
 use countersign_mpc::envelope::{
     EnvelopeError, EnvelopeInfo, KemSecretKey, ResponseSealer, open_request,
 };
@@ -104,10 +104,19 @@ impl KemRing {
         }
         let mut held = Vec::with_capacity(rows.len());
         for row in rows {
-            held.push(match self.find(&row.kid) {
-                Some(known) => known,
-                None => Arc::new(self.unseal(row).await?),
-            });
+            if let Some(known) = self.find(&row.kid) {
+                held.push(known);
+                continue;
+            }
+            let kid = row.kid.clone();
+            match self.unseal(row).await {
+                Ok(key) => held.push(Arc::new(key)),
+                // A damaged row must not take the other keys with it.
+                Err(KemError::Hsm(error)) if error.kind() == ErrorClass::Data => {
+                    tracing::error!(?error, kid, "a KEM key is damaged and is skipped");
+                }
+                Err(error) => return Err(error),
+            }
         }
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = held;
         Ok(())

@@ -9,9 +9,6 @@ use countersign_mpc::sign::P2SignKept;
 use crate::clock::Timestamp;
 use crate::domain::SessionId;
 
-/// Seconds after which kept state is forgotten, whatever the session's row says.
-pub(super) const MAX_AGE: i64 = 600;
-
 /// Kept state, by the step it waits for.
 pub(super) enum Kept {
     KeygenRound2(Box<P2AfterRound1>),

@@ -59,3 +59,14 @@ impl KeyState {
             .find(|state| state.as_str() == text)
     }
 }
+
+/// What a step that failed says about the counterparty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Suspicion {
+    /// Nothing: an honest wallet may cause it.
+    None,
+    /// A final check failed that an honest wallet passes.
+    FailedSignature,
+    /// The check ended without a verdict.
+    NoVerdict,
+}

@@ -76,6 +76,26 @@ impl ApiError {
         )
     }
 
+    /// 401: the request did not come through TLS with a client certificate.
+    #[must_use]
+    pub fn no_certificate() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "UNAUTHENTICATED",
+            "A client certificate is required",
+        )
+    }
+
+    /// 403: the client certificate is valid but has no business here.
+    #[must_use]
+    pub fn forbidden_role() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "FORBIDDEN_ROLE",
+            "This client certificate has no access here",
+        )
+    }
+
     /// 404: no such route.
     #[must_use]
     pub fn no_route() -> Self {
@@ -184,7 +204,9 @@ impl From<Error> for ApiError {
 fn unavailable_error(error: &Error) -> ApiError {
     tracing::error!(?error, "a request could not be served");
     let (code, message) = match error {
-        Error::DuoNodeUnavailable => ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable"),
+        Error::DuoNodeUnavailable | Error::Internal => {
+            ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable")
+        }
         Error::ChainUnavailable => ("CHAIN_UNAVAILABLE", "The node of this chain is unavailable"),
         Error::Overloaded => ("OVERLOADED", "Too many operations are waiting"),
         _ => ("STORE_UNAVAILABLE", "The database is unavailable"),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::{Extension, FromRequest, FromRequestParts, Request};
+use axum::extract::{Extension, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,20 @@ use super::tls::Peer;
 use crate::domain::IdempotencyKey;
 use crate::identity::certificate::ClientIdentity;
 use crate::identity::owner::{Applicant, Owner, OwnerVerifier, SignedRequest};
+
+/// The id in a path, as text. What does not even decode names nothing.
+pub struct PathId(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Path::from_request_parts(parts, state)
+            .await
+            .map(|Path(id)| Self(id))
+            .map_err(|_| ApiError::no_route())
+    }
+}
 
 /// A request without a body, signed by an enrolled device.
 pub struct OwnedQuery(pub Owner);
@@ -137,7 +151,9 @@ async fn prerequisites<S: Send + Sync>(
     parts: &mut Parts,
     state: &S,
 ) -> Result<(Arc<ClientIdentity>, Arc<OwnerVerifier>), Response> {
-    let Peer(client) = Peer::from_request_parts(parts, state).await?;
+    let Peer(client) = Peer::from_request_parts(parts, state)
+        .await
+        .map_err(IntoResponse::into_response)?;
     let Extension(verifier) = Extension::<Arc<OwnerVerifier>>::from_request_parts(parts, state)
         .await
         .map_err(IntoResponse::into_response)?;

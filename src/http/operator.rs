@@ -12,8 +12,9 @@ use axum::routing::get;
 use serde_json::{Map, Value, json};
 use tracing::error;
 
+use crate::http::error::ApiError;
 use crate::http::observe::observe;
-use crate::http::tls::{Peer, refusal};
+use crate::http::tls::Peer;
 use crate::identity::certificate::Role;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{Readiness, State as CheckState};
@@ -37,11 +38,7 @@ async fn monitoring_only(Peer(identity): Peer, request: Request, next: Next) -> 
     if allowed {
         return next.run(request).await;
     }
-    refusal(
-        StatusCode::FORBIDDEN,
-        "FORBIDDEN_ROLE",
-        "This role reads health and metrics only",
-    )
+    ApiError::forbidden_role().into_response()
 }
 
 /// The process runs and answers; says nothing about its dependencies.
@@ -88,6 +85,6 @@ async fn scrape(State(metrics): State<Arc<Metrics>>) -> Response {
     }
 }
 
-async fn not_found() -> Response {
-    refusal(StatusCode::NOT_FOUND, "NOT_FOUND", "No such resource")
+async fn not_found() -> ApiError {
+    ApiError::no_route()
 }

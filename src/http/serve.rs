@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, StatusCode, header};
-use axum::response::Response;
+use axum::http::{HeaderValue, Request};
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -31,7 +31,8 @@ use crate::clock;
 use crate::config::Limits;
 use crate::domain::EnvironmentKind;
 use crate::http::deadline::Deadline;
-use crate::http::tls::{Entrance, Refused, refusal};
+use crate::http::error::ApiError;
+use crate::http::tls::{Entrance, Refused};
 use crate::identity::certificate::ClientIdentity;
 
 /// Longest request head over either protocol, in bytes.
@@ -40,6 +41,8 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 /// Requests in progress on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 64;
+/// Streams a peer may open and reset before we stop listening (CVE-2023-44487).
+const MAX_RESET_STREAMS: usize = 20;
 /// Receive window of one HTTP/2 stream: what a peer may make us hold before a handler reads it.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Receive window of one HTTP/2 connection.
@@ -173,17 +176,14 @@ impl Connection {
             .unwrap_or_else(|_| Err("cut off after the drain timeout".into()))
     }
 
-    /// When the connection must end: a certificate does not outlive its expiry by keep-alive.
+    /// When the connection must end: keep-alive does not extend a certificate's life, and who has no
+    /// business here stays no longer than one who never finishes a handshake.
     fn oldest(&self, identity: Option<&ClientIdentity>) -> Instant {
-        let age = self.limits.max_connection_age;
-        let valid = identity.map_or(age, |identity| {
-            let left = identity
-                .not_after()
-                .as_seconds()
-                .saturating_sub(clock::now().as_seconds());
+        let valid = identity.map_or(self.limits.handshake_timeout, |identity| {
+            let left = identity.not_after().as_seconds() - clock::now().as_seconds();
             Duration::from_secs(u64::try_from(left).unwrap_or(0))
         });
-        Instant::now() + age.min(valid)
+        Instant::now() + self.limits.max_connection_age.min(valid)
     }
 
     fn answer(
@@ -201,7 +201,7 @@ impl Connection {
         async move {
             let mut response = match admitted {
                 Some(response) => response.await?,
-                None => forbidden(),
+                None => ApiError::forbidden_role().into_response(),
             };
             mark(kind, &mut response);
             Ok(response)
@@ -215,19 +215,6 @@ fn mark(kind: EnvironmentKind, response: &mut Response) {
         let mode = HeaderValue::from_static("development");
         response.headers_mut().insert("mpc-mode", mode);
     }
-}
-
-/// The only answer to a certificate that has no business here; it ends the connection.
-fn forbidden() -> Response {
-    let mut response = refusal(
-        StatusCode::FORBIDDEN,
-        "FORBIDDEN_ROLE",
-        "This client certificate has no access here",
-    );
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 /// The protocol is the one agreed on in the handshake; nothing is guessed from the first bytes.
@@ -251,14 +238,11 @@ fn builder(limits: &Limits, h2: bool) -> Builder<TokioExecutor> {
         .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_pending_accept_reset_streams(MAX_STREAMS_RESET)
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
         .keep_alive_interval(Some(limits.header_timeout))
         .keep_alive_timeout(limits.header_timeout);
     builder
 }
-
-/// Streams a peer may open and reset before we stop listening (CVE-2023-44487).
-const MAX_STREAMS_RESET: usize = 20;
 
 /// Requests in progress on a connection, and when the last one ended.
 struct Activity(Mutex<(usize, Instant)>);

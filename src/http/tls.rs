@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
@@ -20,6 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 
 use crate::config::TlsFiles;
 use crate::domain::EnvironmentKind;
+use crate::http::error::ApiError;
 use crate::identity::certificate::{AllowList, ClientIdentity, IdentityError, Role};
 
 /// Why a listener's TLS cannot be set up.
@@ -216,27 +215,13 @@ impl Entrance {
 pub struct Peer(pub Arc<ClientIdentity>);
 
 impl<S: Sync> FromRequestParts<S> for Peer {
-    type Rejection = Response;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
-        match parts.extensions.get::<Arc<ClientIdentity>>() {
-            Some(identity) => Ok(Self(identity.clone())),
-            None => Err(refusal(
-                StatusCode::UNAUTHORIZED,
-                "UNAUTHENTICATED",
-                "A client certificate is required",
-            )),
-        }
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        let identity = parts.extensions.get::<Arc<ClientIdentity>>();
+        identity
+            .cloned()
+            .map(Self)
+            .ok_or_else(ApiError::no_certificate)
     }
-}
-
-/// An error of the edge in the shape of `protocol.md` 2.9: these answers come before any handler.
-pub(crate) fn refusal(status: StatusCode, code: &'static str, message: &'static str) -> Response {
-    let body = serde_json::json!({
-        "error": code,
-        "message": message,
-        "statusCode": status.as_u16(),
-        "retry": "never",
-    });
-    (status, axum::Json(body)).into_response()
 }

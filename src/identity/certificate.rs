@@ -254,19 +254,6 @@ impl ClientIdentity {
     pub const fn not_after(&self) -> Timestamp {
         self.not_after
     }
-
-    /// An identity without a TLS session, for unit tests only.
-    #[cfg(test)]
-    pub(crate) fn danger_for_test(role: Role, tenant: TenantId) -> Self {
-        Self {
-            role,
-            tenant,
-            san: SubjectName::Spiffe("spiffe://countersign.test/test".to_owned()),
-            spki_sha256: [0; 32],
-            fingerprint: String::new(),
-            not_after: Timestamp::from_micros(i64::MAX),
-        }
-    }
 }
 
 fn subject_name(certificate: &X509Certificate<'_>) -> Result<SubjectName, IdentityError> {

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::custody::Product;
 use crate::domain::{
     Generation, IdempotencyKey, OwnerId, ProfileId, ProfileName, SessionId, SessionKind,
-    SessionState,
+    SessionState, Suspicion,
 };
 use crate::gate::{self, Allowed, Permit};
 use crate::identity::owner::{Applicant, Owner};
@@ -115,7 +115,27 @@ impl CreateProfile {
     ///
     /// # Errors
     /// [`Error`] says what to do.
-    pub async fn start(&self, applicant: Applicant, first: First) -> Result<Reply, Error> {
+    pub async fn start(
+        self: &Arc<Self>,
+        applicant: Applicant,
+        first: First,
+    ) -> Result<Reply, Error> {
+        let this = Arc::clone(self);
+        let request = async move { this.round_1(applicant, first).await };
+        self.steps.detached(request).await
+    }
+
+    /// Goes on with a key generation.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn go_on(self: &Arc<Self>, owner: Owner, next: Next) -> Result<Reply, Error> {
+        let this = Arc::clone(self);
+        let request = async move { this.next_round(owner, next).await };
+        self.steps.detached(request).await
+    }
+
+    async fn round_1(&self, applicant: Applicant, first: First) -> Result<Reply, Error> {
         let key = first.idempotency_key.as_str().to_owned();
         if let Some(earlier) = self.earlier(&applicant, &first).await? {
             return Ok(earlier);
@@ -130,7 +150,7 @@ impl CreateProfile {
             attempt: 1,
         };
         let message = self.opener.open(binding, &first.message).await?;
-        let profile_id = ProfileId::generate();
+        let (profile_id, session_id) = (ProfileId::generate(), SessionId::generate());
         let facts = Facts {
             action: Action::CreateProfile,
             by_owner: true,
@@ -149,22 +169,25 @@ impl CreateProfile {
             idempotency_key: first.idempotency_key,
             body_hash,
             profile_id,
+            session_id,
             server_nonce,
             allowed,
         };
         let reply = self
             .steps
-            .run(admission, SessionKind::Keygen, message, finish_1)
+            .run(
+                admission,
+                session_id,
+                SessionKind::Keygen,
+                message,
+                finish_1,
+            )
             .await?;
         self.remember(&reply, body_hash);
         Ok(reply)
     }
 
-    /// Goes on with a key generation.
-    ///
-    /// # Errors
-    /// [`Error`] says what to do.
-    pub async fn go_on(&self, owner: Owner, next: Next) -> Result<Reply, Error> {
+    async fn next_round(&self, owner: Owner, next: Next) -> Result<Reply, Error> {
         let session = self.session(&owner, &next).await?;
         if let Some(reply) = self.replies.find(next.session_id, &next.body_hash) {
             return Ok(reply);
@@ -189,6 +212,8 @@ impl CreateProfile {
             owner: owner.owner_id(),
             device: owner.device_key_id().clone(),
             tenant: owner.tenant().clone(),
+            attempt: session.attempt,
+            certificate_spki: *owner.certificate_spki(),
             step,
             request_hash: next.body_hash,
             instance: self.steps.instance,
@@ -200,6 +225,7 @@ impl CreateProfile {
             .steps
             .run(
                 admission,
+                next.session_id,
                 SessionKind::Keygen,
                 message,
                 move |session, product| finish(session, product, address),
@@ -311,7 +337,7 @@ fn finish(
         (Product::Proven(_) | Product::Signature(_), _) => {
             let effect = Effect::Abort {
                 reason: "the step made something else".to_owned(),
-                suspect: false,
+                suspicion: Suspicion::None,
             };
             (effect, Err(Error::Internal))
         }
@@ -326,6 +352,7 @@ struct StartKeygen {
     idempotency_key: IdempotencyKey,
     body_hash: [u8; 32],
     profile_id: ProfileId,
+    session_id: SessionId,
     server_nonce: [u8; 32],
     allowed: Allowed,
 }
@@ -343,7 +370,7 @@ impl Operation for StartKeygen {
             // The same request is in flight: its own answer will be the one.
             return Err(CommitError::Refused(crate::sessions::Refusal::Busy.into()));
         }
-        let session_id = SessionId::generate();
+        let session_id = self.session_id;
         idempotency::insert(tx, &scope, &self.body_hash, &session_id.to_string()).await?;
         let owner_id = self.owner(tx).await?;
         let profile = NewProfile {

@@ -1,5 +1,6 @@
 //! What must happen by itself: sessions end in time, keys are replaced, memory is given back.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,10 +35,15 @@ impl Housekeeping {
     /// Works until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut round: u32 = 0;
+        let mut forgotten = HashSet::new();
         while !stop.is_cancelled() {
             drop(tokio::time::timeout(INTERVAL, stop.cancelled()).await);
             if let Err(error) = self.expire().await {
                 tracing::error!(?error, "overdue sessions could not be ended");
+            }
+            match self.steps.end_forgotten(&forgotten).await {
+                Ok(found) => forgotten = found,
+                Err(error) => tracing::error!(?error, "forgotten checks could not be ended"),
             }
             self.steps.custody.sweep(clock::now());
             self.create_profile.sweep();

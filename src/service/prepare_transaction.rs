@@ -26,7 +26,8 @@ use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::{TransactionRow, TransactionState};
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Tx, profiles, transactions,
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Store, Tx, profiles,
+    transactions,
 };
 
 const ROUTE: &str = "POST /api/v1/profiles/:id/transactions";
@@ -146,21 +147,20 @@ impl PrepareTransaction {
         let (Some(session), Some(transaction)) = (session, transaction) else {
             return Err(Error::Internal);
         };
+        // The route's profile is not part of the body that the key is bound to.
+        if session.profile_id != request.profile_id {
+            return Err(Error::IdempotencyMismatch);
+        }
         prepared(&session, &transaction).map(Some)
     }
 
     /// Judges the request; a denial is recorded.
     async fn judge(&self, profile: &ProfileRow, request: &Request) -> Result<Allowed, Error> {
         let chain_id = request.transaction.chain_id;
-        let kind = self.steps.store.environment_kind();
         let facts = Facts {
             action: Action::PrepareTransaction,
             by_owner: true,
-            chain: Some(ChainFacts {
-                id: chain_id,
-                configured: self.chains.node(chain_id).is_some(),
-                fits_environment: kind.accepts_chain(chain_id),
-            }),
+            chain: Some(chain_facts(&self.chains, &self.steps.store, chain_id)),
         };
         let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
         match gate::judge(&self.steps.policy, &facts, profile.profile_id, expires_at) {
@@ -168,14 +168,27 @@ impl PrepareTransaction {
             Err(denied) => {
                 let reason = denied.reason;
                 let profile_id = profile.profile_id;
-                let denial = RecordDenial { denied, profile_id };
-                self.steps.store.commit(denial).await?.into_inner();
-                Err(match reason {
-                    DenyReason::Chain => Error::ChainNotAllowed(chain_id),
-                    DenyReason::Policy => Error::PolicyDenied,
-                })
+                let record = RecordDenial { denied, profile_id };
+                self.steps.store.commit(record).await?.into_inner();
+                Err(denial(reason, chain_id))
             }
         }
+    }
+}
+
+/// What policy may know of a chain.
+pub(super) fn chain_facts(chains: &Chains, store: &Store, chain_id: u64) -> ChainFacts {
+    ChainFacts {
+        id: chain_id,
+        configured: chains.node(chain_id).is_some(),
+        fits_environment: store.environment_kind().accepts_chain(chain_id),
+    }
+}
+
+pub(super) const fn denial(reason: DenyReason, chain_id: u64) -> Error {
+    match reason {
+        DenyReason::Chain => Error::ChainNotAllowed(chain_id),
+        DenyReason::Policy => Error::PolicyDenied,
     }
 }
 
@@ -333,6 +346,16 @@ impl Prepare {
     /// The transaction with the lowest nonce that no living transaction of ours holds.
     async fn build(&self, tx: &mut Tx<'_>) -> Result<Unsigned1559, Error> {
         let chain_id = self.request.transaction.chain_id;
+        let settled = transactions::highest_settled(tx, chain_id, &self.address).await?;
+        if settled.is_some_and(|settled| settled >= self.lowest_nonce) {
+            tracing::error!(
+                chain_id,
+                lowest = self.lowest_nonce,
+                ?settled,
+                "the node is behind what was mined already"
+            );
+            return Err(Error::ChainUnavailable);
+        }
         let held =
             transactions::held_nonces(tx, chain_id, &self.address, self.lowest_nonce).await?;
         let mut nonce = self.lowest_nonce;
@@ -349,7 +372,7 @@ impl Prepare {
 
 /// Records a denial.
 struct RecordDenial {
-    denied: Denied,
+    denied: Box<Denied>,
     profile_id: ProfileId,
 }
 

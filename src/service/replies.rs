@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::clock::Timestamp;
 use crate::domain::SessionId;
 
-/// Seconds an answer is kept.
-const MAX_AGE: i64 = 600;
+/// Seconds an answer is kept: as long as the state in memory that it belongs to.
+const MAX_AGE: i64 = 60;
 
 struct Entry<R> {
     request_hash: [u8; 32],
@@ -41,6 +41,11 @@ impl<R: Clone> Replies<R> {
         let entries = self.entries();
         let entry = entries.get(&session)?;
         (entry.request_hash == *request_hash).then(|| entry.reply.clone())
+    }
+
+    /// Forgets the answer of a session that ended: from here on the database answers for it.
+    pub fn forget(&self, session: SessionId) {
+        self.entries().remove(&session);
     }
 
     /// Forgets answers that are past their time.

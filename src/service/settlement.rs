@@ -1,14 +1,16 @@
 //! From signed to settled: the same bytes are handed to the node until the chain has decided.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy_primitives::Address;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::{Broadcast, Chains, Node, Outcome, Refusal};
 use crate::clock;
-use crate::domain::SessionId;
+use crate::domain::{SessionId, TransactionId};
 use crate::store::transactions::{self, Progress, TransactionRow, TransactionState};
 use crate::store::{AuditEvent, AuditRecord, CommitError, Operation, Store, StoreError, Tx};
 use crate::telemetry::metrics::{Broadcast as Label, Metrics};
@@ -19,22 +21,28 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const EAGER: i64 = 60;
 /// The longest pause between two looks, in seconds.
 const MAX_PAUSE: i64 = 30;
+/// Looks in a row that must find a transaction replaced before that is believed: behind a load
+/// balancer one lagging node can say so of a transaction that another has mined.
+const REPLACED_AFTER: u8 = 5;
 
 /// Watches transactions.
 pub struct Settlement {
     store: Store,
     chains: Arc<Chains>,
     metrics: Arc<Metrics>,
+    /// How often in a row each transaction was found replaced.
+    replaced: Mutex<HashMap<TransactionId, u8>>,
 }
 
 impl Settlement {
     /// Settlement over its parts.
     #[must_use]
-    pub const fn new(store: Store, chains: Arc<Chains>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(store: Store, chains: Arc<Chains>, metrics: Arc<Metrics>) -> Self {
         Self {
             store,
             chains,
             metrics,
+            replaced: Mutex::default(),
         }
     }
 
@@ -59,14 +67,33 @@ impl Settlement {
         while !stop.is_cancelled() {
             match self.due().await {
                 Ok(rows) => {
-                    for row in rows {
-                        self.look_at(row).await;
-                    }
+                    self.look_at_all(rows, &stop).await;
                 }
                 Err(error) => tracing::error!(?error, "due transactions could not be read"),
             }
             drop(tokio::time::timeout(INTERVAL, stop.cancelled()).await);
         }
+    }
+
+    /// Chains wait for their own node only, and no look begins once the watch is to stop.
+    async fn look_at_all(self: &Arc<Self>, rows: Vec<TransactionRow>, stop: &CancellationToken) {
+        let mut chains: BTreeMap<u64, Vec<TransactionRow>> = BTreeMap::new();
+        for row in rows {
+            chains.entry(row.chain_id).or_default().push(row);
+        }
+        let mut looks = JoinSet::new();
+        for rows in chains.into_values() {
+            let (this, stop) = (Arc::clone(self), stop.clone());
+            looks.spawn(async move {
+                for row in rows {
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                    this.look_at(row).await;
+                }
+            });
+        }
+        while looks.join_next().await.is_some() {}
     }
 
     async fn due(&self) -> Result<Vec<TransactionRow>, StoreError> {
@@ -86,12 +113,22 @@ impl Settlement {
         } else {
             MAX_PAUSE
         };
+        let due_at = clock::now().plus_seconds(pause);
+        if to == row.state {
+            if let Err(error) = self.store.postpone(row.transaction_id, due_at).await {
+                tracing::error!(
+                    ?error,
+                    "the next look at a transaction could not be put off"
+                );
+            }
+            return Some(to);
+        }
         let progress = Progress {
             transaction_id: row.transaction_id,
             from: row.state,
             to,
             block_number,
-            due_at: clock::now().plus_seconds(pause),
+            due_at,
         };
         let advance = Advance { row, progress };
         match self.store.commit(advance).await {
@@ -117,7 +154,9 @@ impl Settlement {
             return (row.state, None);
         };
         let sender = Address::from(row.sender);
-        match node.transaction_outcome(hash, sender, row.nonce).await {
+        let outcome = node.transaction_outcome(hash, sender, row.nonce).await;
+        let replaced = self.believe_replaced(row.transaction_id, outcome.as_ref().ok());
+        match outcome {
             Ok(Outcome::Mined {
                 block_number,
                 success,
@@ -134,18 +173,36 @@ impl Settlement {
                 };
                 (state, Some(block_number))
             }
-            Ok(Outcome::ReplacedNonce) => {
+            Ok(Outcome::ReplacedNonce) if replaced => {
                 self.metrics.broadcast(Label::Replaced);
                 (TransactionState::Replaced, None)
             }
             Ok(Outcome::Pending) => (TransactionState::Submitted, None),
-            // The node forgot it: hand it over again.
-            Ok(Outcome::NotFound) => (TransactionState::Broadcasting, None),
+            // The node forgot it, or says that its nonce is used: hand it over again.
+            Ok(Outcome::NotFound | Outcome::ReplacedNonce) => {
+                (TransactionState::Broadcasting, None)
+            }
             Err(error) => {
                 tracing::warn!(chain = row.chain_id, %error, "the fate of a transaction is unknown");
                 (row.state, None)
             }
         }
+    }
+
+    /// Counts findings in a row; true once there are enough.
+    fn believe_replaced(&self, id: TransactionId, outcome: Option<&Outcome>) -> bool {
+        let mut counts = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(outcome, Some(Outcome::ReplacedNonce)) {
+            counts.remove(&id);
+            return false;
+        }
+        let count = counts.entry(id).or_default();
+        *count = count.saturating_add(1);
+        let enough = *count >= REPLACED_AFTER;
+        if enough {
+            counts.remove(&id);
+        }
+        enough
     }
 
     /// Hands the bytes over; the state they are in now, or `None` if the chain must be asked.

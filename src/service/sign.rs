@@ -8,19 +8,22 @@ use std::sync::Arc;
 use countersign_mpc::envelope::MessageType;
 
 use super::Error;
+use super::prepare_transaction::{chain_facts, denial};
 use super::replies::Replies;
 use super::sealed::{Opener, SealedText, in_session, round_of};
 use super::settlement::Settlement;
 use super::steps::{AdmitStep, Steps};
-use crate::chain::Unsigned1559;
+use crate::chain::{Chains, Unsigned1559};
 use crate::clock::{self, Timestamp};
 use crate::custody::Product;
 use crate::domain::{
-    DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, TenantId,
+    DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, Suspicion, TenantId,
 };
+use crate::gate;
 use crate::identity::owner::Owner;
+use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
-use crate::sessions::{self, Arrival, Refusal};
+use crate::sessions::{self, Arrival, Fresh, Refusal};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::TransactionState;
@@ -72,17 +75,24 @@ pub struct Sign {
     steps: Arc<Steps>,
     opener: Arc<Opener>,
     settlement: Arc<Settlement>,
+    chains: Arc<Chains>,
     replies: Replies<Reply>,
 }
 
 impl Sign {
     /// The use case over its parts.
     #[must_use]
-    pub fn new(steps: Arc<Steps>, opener: Arc<Opener>, settlement: Arc<Settlement>) -> Self {
+    pub fn new(
+        steps: Arc<Steps>,
+        opener: Arc<Opener>,
+        settlement: Arc<Settlement>,
+        chains: Arc<Chains>,
+    ) -> Self {
         Self {
             steps,
             opener,
             settlement,
+            chains,
             replies: Replies::default(),
         }
     }
@@ -96,7 +106,13 @@ impl Sign {
     ///
     /// # Errors
     /// [`Error`] says what to do.
-    pub async fn round(&self, owner: Owner, round: Round) -> Result<Reply, Error> {
+    pub async fn round(self: &Arc<Self>, owner: Owner, round: Round) -> Result<Reply, Error> {
+        let this = Arc::clone(self);
+        let request = async move { this.take(owner, round).await };
+        self.steps.detached(request).await
+    }
+
+    async fn take(&self, owner: Owner, round: Round) -> Result<Reply, Error> {
         let (session, profile) = self.session(&owner, round.session_id).await?;
         if let Some(reply) = self.repeated(&session, &round).await? {
             return Ok(reply);
@@ -118,6 +134,8 @@ impl Sign {
             owner: owner.owner_id(),
             device: owner.device_key_id().clone(),
             tenant: owner.tenant().clone(),
+            attempt: session.attempt,
+            certificate_spki: *owner.certificate_spki(),
             step,
             request_hash: round.body_hash,
             instance: self.steps.instance,
@@ -129,9 +147,10 @@ impl Sign {
             .steps
             .run(
                 admission,
+                session.session_id,
                 SessionKind::Sign,
                 message,
-                move |session, product| finish(session, product, &payload),
+                |session, product| finish(session, product, &payload),
             )
             .await?;
         self.deliver(reply, round.body_hash).await
@@ -144,6 +163,7 @@ impl Sign {
     pub async fn restart(&self, owner: &Owner, session_id: SessionId) -> Result<Restarted, Error> {
         let (_, profile) = self.session(owner, session_id).await?;
         sessions::usable(&profile)?;
+        self.judge(&profile, session_id).await?;
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let operation = Restart {
@@ -151,6 +171,7 @@ impl Sign {
             owner: owner.owner_id(),
             device: owner.device_key_id().clone(),
             tenant: owner.tenant().clone(),
+            certificate_spki: *owner.certificate_spki(),
             server_nonce,
             instance: self.steps.instance,
             seconds: self.steps.lifetimes.session,
@@ -158,6 +179,23 @@ impl Sign {
         let restarted = self.steps.store.commit(operation).await?.into_inner();
         self.steps.custody.forget(session_id);
         Ok(restarted)
+    }
+
+    /// Whether policy still allows what was decided when the transaction was prepared.
+    async fn judge(&self, profile: &ProfileRow, session: SessionId) -> Result<(), Error> {
+        let mut reader = self.steps.store.reader().await?;
+        let row = transactions::of_session(&mut reader, session).await?;
+        let chain_id = row.ok_or(Error::Internal)?.chain_id;
+        let facts = Facts {
+            action: Action::SignTransaction,
+            by_owner: true,
+            chain: Some(chain_facts(&self.chains, &self.steps.store, chain_id)),
+        };
+        let now = clock::now();
+        match gate::judge(&self.steps.policy, &facts, profile.profile_id, now) {
+            Ok(_still_allowed) => Ok(()),
+            Err(denied) => Err(denial(denied.reason, chain_id)),
+        }
     }
 
     async fn session(
@@ -219,6 +257,7 @@ impl Sign {
                 tx_hash,
                 state,
             } => {
+                self.replies.forget(session_id);
                 let state = self.settlement.broadcast(session_id).await.unwrap_or(state);
                 Ok(Reply::Signed {
                     session_id,
@@ -239,7 +278,7 @@ fn finish(
     let failed = |reason: &str| {
         let effect = Effect::Abort {
             reason: reason.to_owned(),
-            suspect: false,
+            suspicion: Suspicion::None,
         };
         (effect, Err(Error::Internal))
     };
@@ -279,6 +318,7 @@ struct Restart {
     owner: OwnerId,
     device: DeviceKeyId,
     tenant: TenantId,
+    certificate_spki: [u8; 32],
     server_nonce: [u8; 32],
     instance: InstanceId,
     seconds: i64,
@@ -306,8 +346,14 @@ impl Operation for Restart {
             .ok_or(refuse(Error::SessionNotFound))?;
         sessions::usable(&profile).map_err(|refusal| refuse(refusal.into()))?;
         let expires_at: Timestamp = tx.now().plus_seconds(self.seconds);
-        let next = sessions::restart(&session, self.server_nonce, self.instance, expires_at)
-            .map_err(|refusal| refuse(refusal.into()))?;
+        let fresh = Fresh {
+            server_nonce: self.server_nonce,
+            instance: self.instance,
+            certificate_spki: self.certificate_spki,
+            now: tx.now(),
+            expires_at,
+        };
+        let next = sessions::restart(&session, &fresh).map_err(|refusal| refuse(refusal.into()))?;
         if !transactions::reclaim(tx, self.session_id).await? {
             return Err(refuse(Error::StateConflict {
                 message: "the nonce of this transaction is taken: prepare it again",
@@ -324,7 +370,7 @@ impl Operation for Restart {
             .detail(format!("attempt {}", next.attempt));
         let restarted = Restarted {
             attempt: next.attempt,
-            server_nonce: self.server_nonce,
+            server_nonce: next.server_nonce,
         };
         Ok((restarted, record))
     }

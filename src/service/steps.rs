@@ -3,9 +3,11 @@
 //! SECURITY: the whole of it runs in a tracked task. A client that closes its connection cancels
 //! nothing: a check that started always ends in a durable verdict (A03).
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use countersign_mpc::error::MpcError;
 use tokio_util::task::TaskTracker;
 
 use super::Error;
@@ -44,46 +46,68 @@ pub struct Steps {
     pub lifetimes: Lifetimes,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Running steps, for an orderly stop.
+    /// Running requests, for an orderly stop.
     pub tasks: TaskTracker,
+    /// Sessions whose step is between its admission and its conclusion.
+    pub running: Running,
 }
 
 impl Steps {
+    /// Runs a whole request in a tracked task, so that a client that goes away cancels nothing and
+    /// the answer it missed is remembered.
+    ///
+    /// # Errors
+    /// As the request; [`Error::Internal`] when its task died.
+    pub async fn detached<R: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<R, Error>> + Send + 'static,
+    ) -> Result<R, Error> {
+        self.tasks
+            .spawn(request)
+            .await
+            .unwrap_or(Err(Error::Internal))
+    }
+
     /// Admits a step, runs it and concludes it. `finish` says what the product is worth and what
-    /// the wallet is told.
+    /// the wallet is told. To be called inside [`Steps::detached`].
     ///
     /// # Errors
     /// As the admission, the step or the conclusion says.
-    pub async fn run<A, R, F>(
-        self: &Arc<Self>,
+    pub async fn run<A, R>(
+        &self,
         admission: A,
+        id: SessionId,
         kind: SessionKind,
         message: Message,
-        finish: F,
+        finish: impl FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>) + Send,
     ) -> Result<R, Error>
     where
         A: Operation<Output = Permit>,
         A::Refusal: Into<Error>,
         R: Send + 'static,
-        F: FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>) + Send + 'static,
     {
-        let steps = Arc::clone(self);
-        let task = self.tasks.spawn(async move {
-            let slot = steps.custody.slot(kind).await;
-            let permit = steps.store.commit(admission).await?;
-            steps.metrics.permit_given();
-            steps.metrics.step_recorded();
-            let stepped = steps.custody.step(permit, slot, message).await;
-            steps.conclude(stepped, finish).await
+        let place = self.custody.queue(kind).ok_or(Error::Overloaded)?;
+        let slot = self.custody.slot(place).await;
+        let _running = self.running.enter(id);
+        let permit = self.store.commit(admission).await?;
+        self.metrics.permit_given();
+        self.metrics.step_recorded();
+        let (session, permit_id) = (permit.get().session().clone(), permit.get().id());
+        let custody = Arc::clone(&self.custody);
+        let stepped = tokio::spawn(async move { custody.step(permit, slot, message).await });
+        let stepped = stepped.await.unwrap_or_else(|_| Stepped {
+            session,
+            permit_id,
+            verdict: MpcError::Panicked.into(),
         });
-        task.await.unwrap_or(Err(Error::Internal))
+        self.conclude(stepped, finish).await
     }
 
-    async fn conclude<R, F>(&self, stepped: Stepped, finish: F) -> Result<R, Error>
-    where
-        R: Send + 'static,
-        F: FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>) + Send,
-    {
+    async fn conclude<R>(
+        &self,
+        stepped: Stepped,
+        finish: impl FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>),
+    ) -> Result<R, Error> {
         let Stepped {
             session,
             permit_id,
@@ -93,76 +117,111 @@ impl Steps {
         let (effect, reply) = match verdict {
             Verdict::Done(product) => finish(&session, product),
             Verdict::NotRun => (Effect::NotRun, Err(Error::DuoNodeUnavailable)),
-            Verdict::Ban { reason } => (Effect::Ban { reason }, Err(Error::MpcFailed(round))),
+            Verdict::Ban { reason } => {
+                tracing::error!(profile = %session.profile_id, session = %session.session_id, reason, "the counterparty is banned");
+                (Effect::Ban { reason }, Err(Error::MpcFailed(round)))
+            }
             Verdict::Recoverable {
                 failure,
                 reason,
-                suspect,
+                suspicion,
             } => (
-                Effect::Abort { reason, suspect },
+                Effect::Abort { reason, suspicion },
                 Err(answer(failure, session.kind, round)),
             ),
         };
-        let ban = match &effect {
-            Effect::Ban { reason } => Some(reason.clone()),
-            _ => None,
-        };
+        if matches!(effect, Effect::Abort { .. } | Effect::Ban { .. }) {
+            self.custody.forget(session.session_id);
+        }
         let conclusion = Conclude {
-            session: session.clone(),
+            session,
             permit_id,
             effect,
             lifetimes: self.lifetimes,
-            reply: Some(reply),
         };
-        match self.store.commit(conclusion).await {
-            Ok(reply) => reply.into_inner(),
-            Err(CommitError::Refused(Gone)) => Err(Refusal::Over.into()),
-            Err(CommitError::Store(error)) => {
-                tracing::error!(?error, session = %session.session_id, "a step ended and could not be concluded");
-                self.insist(session, permit_id, ban).await;
-                Err(error.into())
+        self.insist(conclusion).await;
+        reply
+    }
+
+    /// Commits a conclusion, however long the store is away. A verdict is never dropped, and the key
+    /// stays locked until it is durable.
+    async fn insist(&self, conclusion: Conclude) {
+        loop {
+            match self.store.conclude(conclusion.clone()).await {
+                Ok(done) => return done.into_inner(),
+                // An earlier try was committed after all.
+                Err(CommitError::Refused(Gone)) => return,
+                Err(CommitError::Store(error)) => {
+                    tracing::error!(?error, session = %conclusion.session.session_id, "a step ended and is not concluded yet");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }
 
-    /// Ends a step whose conclusion the store refused to take. A ban is never dropped; anything else
-    /// counts as a check without a verdict. Either way the key stays locked until this is durable.
-    async fn insist(
+    /// Ends checks of this process that nobody runs: an admission whose COMMIT was answered with a
+    /// failure and happened all the same. `before` holds those that were found the last time;
+    /// only what is found twice is ended, because a step may just have begun or ended.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn end_forgotten(
         &self,
-        session: SessionRow,
-        permit_id: crate::domain::OperationId,
-        ban: Option<String>,
-    ) {
-        self.custody.forget(session.session_id);
-        loop {
-            tokio::time::sleep(RETRY).await;
-            let unavailable = match &ban {
-                Some(reason) => {
-                    let conclusion = Conclude {
-                        session: session.clone(),
-                        permit_id,
-                        effect: Effect::Ban {
-                            reason: reason.clone(),
-                        },
-                        lifetimes: self.lifetimes,
-                        reply: Some(()),
-                    };
-                    matches!(
-                        self.store.commit(conclusion).await,
-                        Err(CommitError::Store(_))
-                    )
-                }
-                None => {
-                    let orphan = Orphan {
-                        session: session.clone(),
-                    };
-                    matches!(self.store.commit(orphan).await, Err(CommitError::Store(_)))
-                }
-            };
-            if !unavailable {
-                return;
+        before: &HashSet<SessionId>,
+    ) -> Result<HashSet<SessionId>, StoreError> {
+        let mut reader = self.store.reader().await?;
+        let checking = crate::store::sessions::checking(&mut reader, self.instance).await?;
+        drop(reader);
+        let mut found = HashSet::new();
+        for session in checking {
+            let id = session.session_id;
+            if self.running.contains(id) {
+                continue;
+            }
+            if !before.contains(&id) {
+                found.insert(id);
+                continue;
+            }
+            tracing::error!(session = %id, "a check that nobody runs is ended");
+            if let Err(CommitError::Store(error)) = self.store.conclude(Orphan { session }).await {
+                return Err(error);
             }
         }
+        Ok(found)
+    }
+}
+
+/// The sessions whose step is running in this process.
+#[derive(Clone, Default)]
+pub struct Running(Arc<Mutex<HashSet<SessionId>>>);
+
+/// Membership in [`Running`], until dropped.
+struct Entered {
+    running: Running,
+    id: SessionId,
+}
+
+impl Running {
+    fn enter(&self, id: SessionId) -> Entered {
+        self.ids().insert(id);
+        Entered {
+            running: self.clone(),
+            id,
+        }
+    }
+
+    fn contains(&self, id: SessionId) -> bool {
+        self.ids().contains(&id)
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashSet<SessionId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.running.ids().remove(&self.id);
     }
 }
 
@@ -232,6 +291,10 @@ pub struct AdmitStep {
     pub device: DeviceKeyId,
     /// Through which tenant.
     pub tenant: TenantId,
+    /// The attempt its message is sealed for.
+    pub attempt: u32,
+    /// SHA-256 of the public key of the client certificate the request came through.
+    pub certificate_spki: [u8; 32],
     /// The step, from 1.
     pub step: u8,
     /// SHA-256 of the request body.
@@ -288,8 +351,12 @@ impl AdmitStep {
             Some(profile)
                 if profile.owner_id == self.owner
                     && profile.tenant == self.tenant
-                    && session.device_key_id == self.device =>
+                    && session.device_key_id == self.device
+                    && session.certificate_spki == self.certificate_spki =>
             {
+                if session.attempt != self.attempt {
+                    return Err(refuse(Refusal::WrongStep));
+                }
                 Ok((session, profile))
             }
             _ => Err(CommitError::Refused(NotAdmitted::NotFound)),
@@ -333,7 +400,7 @@ pub async fn adopt_orphans(store: &Store, living: InstanceId) -> Result<usize, S
         }
         for session in orphans {
             tracing::warn!(session = %session.session_id, profile = %session.profile_id, "a check was left behind by a process that died");
-            match store.commit(Orphan { session }).await {
+            match store.conclude(Orphan { session }).await {
                 Ok(_) => adopted += 1,
                 Err(CommitError::Refused(_)) => {}
                 Err(CommitError::Store(error)) => return Err(error),

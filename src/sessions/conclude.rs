@@ -1,7 +1,7 @@
 //! The conclusion of a step: what is durable before a byte of the answer leaves.
 
 use super::{Ending, KeyStanding, Lifetimes, after};
-use crate::domain::{OperationId, ProfileState, SessionKind};
+use crate::domain::{OperationId, ProfileState, SessionKind, Suspicion};
 use crate::store::sessions::SessionRow;
 use crate::store::shares::ShareRow;
 use crate::store::steps::StepOutcome;
@@ -11,6 +11,7 @@ use crate::store::{
 };
 
 /// What a step made.
+#[derive(Clone)]
 pub enum Effect {
     /// A message for the wallet; the session goes on.
     Advance,
@@ -36,8 +37,8 @@ pub enum Effect {
     Abort {
         /// Why, from a closed set.
         reason: String,
-        /// Whether an honest wallet could not have caused it.
-        suspect: bool,
+        /// What it counts as.
+        suspicion: Suspicion,
     },
     /// Nothing but the knowledge that the counterparty cheats.
     Ban {
@@ -107,8 +108,9 @@ impl Effect {
 #[derive(Debug)]
 pub struct Gone;
 
-/// Ends a step and hands `reply` over once that is durable.
-pub struct Conclude<R> {
+/// Ends a step. It may be committed again after a failure of the store: the first one counts.
+#[derive(Clone)]
+pub struct Conclude {
     /// The session, as it stood while the step ran.
     pub session: SessionRow,
     /// The permit the step ran under.
@@ -117,15 +119,13 @@ pub struct Conclude<R> {
     pub effect: Effect,
     /// How long the session lives on.
     pub lifetimes: Lifetimes,
-    /// What the wallet will be told.
-    pub reply: Option<R>,
 }
 
-impl<R: Send + 'static> Operation for Conclude<R> {
-    type Output = R;
+impl Operation for Conclude {
+    type Output = ();
     type Refusal = Gone;
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(R, AuditRecord), CommitError<Gone>> {
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
         let id = self.session.session_id;
         let ending = self.effect.ending();
         let next = after(&self.session, ending, tx.now(), &self.lifetimes);
@@ -141,8 +141,7 @@ impl<R: Send + 'static> Operation for Conclude<R> {
             .record()
             .profile(self.session.profile_id)
             .session(id);
-        let reply = self.reply.take().ok_or(CommitError::Refused(Gone))?;
-        Ok((reply, record))
+        Ok(((), record))
     }
 }
 
@@ -167,8 +166,14 @@ async fn apply_effect(
         Effect::Sign { raw, tx_hash } => {
             transactions::set_signed(tx, session.session_id, raw, tx_hash).await?
         }
-        Effect::Abort { suspect: true, .. } => end(tx, session, KeyStanding::failed).await?,
-        Effect::Abort { suspect: false, .. } => end(tx, session, |standing| standing).await?,
+        Effect::Abort { suspicion, .. } => {
+            let change = match suspicion {
+                Suspicion::None => |standing| standing,
+                Suspicion::FailedSignature => KeyStanding::failed,
+                Suspicion::NoVerdict => KeyStanding::orphaned,
+            };
+            end(tx, session, change).await?
+        }
         Effect::Ban { .. } => end(tx, session, KeyStanding::banned).await?,
     };
     if found {

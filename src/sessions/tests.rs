@@ -1,5 +1,7 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use super::{
-    Arrival, Ending, KeyStanding, Lifetimes, MAX_ATTEMPTS, Refusal, admit, after, restart,
+    Arrival, Ending, Fresh, KeyStanding, Lifetimes, MAX_ATTEMPTS, Refusal, admit, after, restart,
 };
 use crate::clock::Timestamp;
 use crate::domain::{
@@ -19,8 +21,7 @@ fn session(kind: SessionKind, state: SessionState, instance: InstanceId) -> Sess
         session_id: SessionId::generate(),
         kind,
         profile_id: ProfileId::generate(),
-        device_key_id: DeviceKeyId::parse(&"k".repeat(43))
-            .unwrap_or_else(|_| std::process::abort()),
+        device_key_id: DeviceKeyId::parse(&"k".repeat(43)).unwrap(),
         certificate_spki: [0; 32],
         state,
         attempt: 1,
@@ -39,6 +40,16 @@ fn arrival(step: u8, instance: InstanceId) -> Arrival {
         request_hash: [7; 32],
         instance,
         now: NOW,
+    }
+}
+
+fn fresh(instance: InstanceId) -> Fresh {
+    Fresh {
+        server_nonce: [9; 32],
+        instance,
+        certificate_spki: [1; 32],
+        now: NOW,
+        expires_at: NOW.plus_seconds(120),
     }
 }
 
@@ -112,22 +123,25 @@ fn a_check_that_did_not_run_leaves_the_session_where_it_was() {
 fn a_restart_is_a_new_attempt_with_a_new_nonce_and_there_are_few() {
     let instance = InstanceId::generate();
     let mut row = session(SessionKind::Sign, SessionState::Aborted, instance);
-    let next = restart(&row, [9; 32], instance, NOW).ok();
+    let next = restart(&row, &fresh(instance)).ok();
     assert_eq!(
         next.map(|next| (next.state, next.attempt, next.server_nonce)),
         Some((SessionState::Created, 2, [9; 32]))
     );
     row.attempt = MAX_ATTEMPTS;
-    assert!(restart(&row, [9; 32], instance, NOW).is_err());
+    assert!(restart(&row, &fresh(instance)).is_err());
     row.attempt = 1;
+    row.state = SessionState::Round1Done;
+    assert!(restart(&row, &fresh(instance)).is_ok());
     for state in [
+        SessionState::Created,
         SessionState::Signed,
         SessionState::Banned,
         SessionState::Round1Checking,
-        SessionState::Round1Done,
+        SessionState::Round2Checking,
     ] {
         row.state = state;
-        assert!(restart(&row, [9; 32], instance, NOW).is_err(), "{state:?}");
+        assert!(restart(&row, &fresh(instance)).is_err(), "{state:?}");
     }
 }
 
@@ -148,4 +162,16 @@ fn a01_a_ban_and_the_third_failed_signature_quarantine_and_orphans_ask_for_a_ref
     let worn = fresh.orphaned().orphaned().orphaned();
     assert_eq!(worn.state, KeyState::RefreshRequired);
     assert_eq!(worn.banned().orphaned().state, KeyState::Quarantined);
+}
+
+#[test]
+fn a_lost_answer_to_a_restart_is_given_again() {
+    let instance = InstanceId::generate();
+    let mut row = session(SessionKind::Sign, SessionState::Created, instance);
+    row.attempt = 2;
+    let again = restart(&row, &fresh(instance)).ok();
+    assert_eq!(
+        again.map(|row| (row.attempt, row.server_nonce)),
+        Some((2, [0; 32]))
+    );
 }

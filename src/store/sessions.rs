@@ -147,6 +147,23 @@ pub async fn orphaned(
     raws.into_iter().map(SessionRow::try_from).collect()
 }
 
+/// Sessions whose check this process has begun and not concluded.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn checking(
+    reads: &mut impl Reads,
+    living: InstanceId,
+) -> Result<Vec<SessionRow>, StoreError> {
+    let raws: Vec<Raw> = sqlx::query_as(select!(
+        "state IN ('r1_checking', 'r2_checking', 'r3_checking') AND instance_id = $1"
+    ))
+    .bind(living.to_string())
+    .fetch_all(reads.connection())
+    .await?;
+    raws.into_iter().map(SessionRow::try_from).collect()
+}
+
 /// Open sessions that are past their time.
 ///
 /// # Errors
@@ -222,7 +239,7 @@ pub async fn update(
     let now = tx.now().as_micros();
     let done = sqlx::query(
         "UPDATE sessions SET state = $4, attempt = $5, server_nonce = $6, instance_id = $7, \
-         request_hash = $8, expires_at = $9, updated_at = $10 \
+         request_hash = $8, expires_at = $9, updated_at = $10, certificate_spki = $11 \
          WHERE session_id = $1 AND state = $2 AND attempt = $3",
     )
     .bind(from.session_id.to_string())
@@ -235,6 +252,7 @@ pub async fn update(
     .bind(to.request_hash.as_ref().map(<[u8; 32]>::as_slice))
     .bind(to.expires_at.as_micros())
     .bind(now)
+    .bind(to.certificate_spki.as_slice())
     .execute(tx.connection())
     .await?;
     Ok(done.rows_affected() == 1)

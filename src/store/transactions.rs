@@ -1,6 +1,6 @@
 //! Transactions: what is to be signed, what was signed, and how it fares on its chain.
 
-use sqlx::FromRow;
+use sqlx::{FromRow, SqliteConnection};
 
 use super::{Reads, StoreError, Tx, readable, to_i64};
 use crate::clock::Timestamp;
@@ -198,6 +198,26 @@ pub async fn held_nonces(
         .collect()
 }
 
+/// The highest nonce of this address that a block has used, as far as we saw.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn highest_settled(
+    reads: &mut impl Reads,
+    chain_id: u64,
+    sender: &[u8; 20],
+) -> Result<Option<u64>, StoreError> {
+    let nonce: Option<i64> = sqlx::query_scalar(
+        "SELECT MAX(nonce) FROM transactions WHERE chain_id = $1 AND sender = $2 \
+         AND state IN ('mined', 'reverted', 'replaced')",
+    )
+    .bind(to_i64(chain_id))
+    .bind(sender.as_slice())
+    .fetch_one(reads.connection())
+    .await?;
+    Ok(nonce.and_then(|nonce| u64::try_from(nonce).ok()))
+}
+
 /// Adds a prepared transaction: from here on its nonce is taken.
 ///
 /// # Errors
@@ -283,6 +303,23 @@ pub async fn set_signed(
     .execute(tx.connection())
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Puts the next look at the chain off.
+pub(super) async fn postpone(
+    connection: &mut SqliteConnection,
+    id: TransactionId,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE transactions SET due_at = $2, broadcast_attempts = broadcast_attempts + 1 \
+         WHERE transaction_id = $1",
+    )
+    .bind(id.to_string())
+    .bind(until.as_micros())
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// What a look at the chain found.

@@ -1,16 +1,16 @@
 //! The one writer: a task that owns the writing connection and runs operations in order.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use sqlx::{Connection, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::sqlite::{self, Tx};
-use super::{CommitError, Committed, Operation, StoreError, audit};
-use crate::clock;
-use crate::domain::OperationId;
+use super::{CommitError, Committed, Operation, StoreError, audit, transactions};
+use crate::clock::{self, Timestamp};
+use crate::domain::{OperationId, TransactionId};
 
 /// Operations that may wait. More are shed: a queue that grows without bound answers nobody in time.
 const QUEUE: usize = 1024;
@@ -26,18 +26,26 @@ enum Health {
 
 /// An operation whose types are erased, so that the queue can hold any.
 trait Job: Send {
-    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> Run<'a>;
+    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection, path: &'a Path) -> Run<'a>;
 }
+
+/// How an operation ended, in its own types.
+type Outcome<O> =
+    Result<Committed<<O as Operation>::Output>, CommitError<<O as Operation>::Refusal>>;
 
 struct Queued<O: Operation> {
     operation: O,
-    reply: oneshot::Sender<Result<Committed<O::Output>, CommitError<O::Refusal>>>,
+    reply: oneshot::Sender<Outcome<O>>,
 }
 
 impl<O: Operation> Job for Queued<O> {
-    fn run<'a>(mut self: Box<Self>, connection: &'a mut SqliteConnection) -> Run<'a> {
+    fn run<'a>(
+        mut self: Box<Self>,
+        connection: &'a mut SqliteConnection,
+        path: &'a Path,
+    ) -> Run<'a> {
         Box::pin(async move {
-            let (result, health) = execute(&mut self.operation, connection).await;
+            let (result, health) = execute(&mut self.operation, connection, path).await;
             // The caller may be gone; the operation has happened all the same.
             drop(self.reply.send(result));
             health
@@ -59,7 +67,7 @@ struct Sequence {
 const CHAIN_BATCH: i64 = 256;
 
 impl Job for Sequence {
-    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection) -> Run<'a> {
+    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection, _: &'a Path) -> Run<'a> {
         Box::pin(async move {
             let result = sequence(self.hash, connection).await;
             let health = match &result {
@@ -68,6 +76,24 @@ impl Job for Sequence {
             };
             drop(self.reply.send(result));
             health
+        })
+    }
+}
+
+/// Puts the next look at a transaction off. When we look again is no state of anything, so it
+/// leaves no record.
+struct Postpone {
+    transaction: TransactionId,
+    until: Timestamp,
+    reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+impl Job for Postpone {
+    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection, _: &'a Path) -> Run<'a> {
+        Box::pin(async move {
+            let result = transactions::postpone(connection, self.transaction, self.until).await;
+            drop(self.reply.send(result));
+            Health::Good
         })
     }
 }
@@ -113,30 +139,70 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         self.queue
             .try_send(Box::new(Queued { operation, reply }))
-            .map_err(|_| StoreError::Overloaded)?;
-        answer
+            .map_err(|error| shed(&error))?;
+        answer.await.unwrap_or(Err(CommitError::Store(crashed())))
+    }
+
+    /// As [`Writer::commit`], but waits for a place instead of being shed. A waiter goes before
+    /// everything that is handed over later.
+    pub(super) async fn conclude<O: Operation>(&self, operation: O) -> Outcome<O> {
+        let (reply, answer) = oneshot::channel();
+        self.queue
+            .send(Box::new(Queued { operation, reply }))
             .await
-            .unwrap_or(Err(CommitError::Store(StoreError::Unavailable(
-                sqlx::Error::WorkerCrashed,
-            ))))
+            .map_err(|_| crashed())?;
+        answer.await.unwrap_or(Err(CommitError::Store(crashed())))
     }
 
     /// Chains unchained records; see [`super::Store::extend_chain`].
     pub(super) async fn extend_chain(&self, hash: LinkHash) -> Result<usize, StoreError> {
+        self.maintain(|reply| Box::new(Sequence { hash, reply }))
+            .await
+    }
+
+    /// Puts a look off; see [`super::Store::postpone`].
+    pub(super) async fn postpone(
+        &self,
+        transaction: TransactionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.maintain(|reply| {
+            Box::new(Postpone {
+                transaction,
+                until,
+                reply,
+            })
+        })
+        .await
+    }
+
+    async fn maintain<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Box<dyn Job>,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.queue
-            .try_send(Box::new(Sequence { hash, reply }))
-            .map_err(|_| StoreError::Overloaded)?;
-        answer
-            .await
-            .unwrap_or(Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed)))
+            .try_send(job(reply))
+            .map_err(|error| shed(&error))?;
+        answer.await.unwrap_or(Err(crashed()))
     }
 
     pub(super) fn ping(&self) -> Result<(), StoreError> {
         if self.queue.is_closed() {
-            return Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed));
+            return Err(crashed());
         }
         Ok(())
+    }
+}
+
+fn crashed() -> StoreError {
+    StoreError::Unavailable(sqlx::Error::WorkerCrashed)
+}
+
+fn shed<T>(error: &mpsc::error::TrySendError<T>) -> StoreError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
+        mpsc::error::TrySendError::Closed(_) => crashed(),
     }
 }
 
@@ -147,7 +213,7 @@ async fn work(
     mut jobs: mpsc::Receiver<Box<dyn Job>>,
 ) {
     while let Some(job) = jobs.recv().await {
-        if job.run(&mut connection).await == Health::Doubtful {
+        if job.run(&mut connection, &path).await == Health::Doubtful {
             match sqlite::reconnect_writer(&path, false).await {
                 Ok(fresh) => connection = fresh,
                 Err(error) => tracing::error!(?error, "the database cannot be opened again"),
@@ -160,12 +226,10 @@ async fn work(
     drop(lock);
 }
 
-type Outcome<O> =
-    Result<Committed<<O as Operation>::Output>, CommitError<<O as Operation>::Refusal>>;
-
 async fn execute<O: Operation>(
     operation: &mut O,
     connection: &mut SqliteConnection,
+    path: &Path,
 ) -> (Outcome<O>, Health) {
     let operation_id = OperationId::generate();
     let mut transaction = match connection.begin_with("BEGIN IMMEDIATE").await {
@@ -183,7 +247,7 @@ async fn execute<O: Operation>(
     match applied {
         Ok(value) => match transaction.commit().await {
             Ok(()) => (Ok(Committed { value }), Health::Good),
-            Err(error) => look_up::<O>(connection, operation_id, value, error).await,
+            Err(error) => look_up::<O>(connection, path, (operation_id, value), error).await,
         },
         Err(error) => match transaction.rollback().await {
             Ok(()) => (Err(error), Health::Good),
@@ -195,17 +259,25 @@ async fn execute<O: Operation>(
 /// An unknown outcome is not a failure: the record says whether COMMIT happened.
 async fn look_up<O: Operation>(
     connection: &mut SqliteConnection,
-    operation_id: OperationId,
-    value: O::Output,
+    path: &Path,
+    (operation_id, value): (OperationId, O::Output),
     error: sqlx::Error,
 ) -> (Outcome<O>, Health) {
-    // A COMMIT that failed may leave the transaction open, and inside it the record is visible.
-    let rolled_back = sqlx::query("ROLLBACK").execute(&mut *connection).await;
-    tracing::error!(%operation_id, ?error, ?rolled_back, "COMMIT failed");
-    let result = match audit::exists(connection, operation_id).await {
-        Ok(true) => Ok(Committed { value }),
-        Ok(false) => Err(StoreError::Unavailable(error).into()),
-        Err(_) => Err(StoreError::OutcomeUnknown(operation_id).into()),
+    tracing::error!(%operation_id, ?error, "COMMIT failed");
+    // A COMMIT that failed may leave the transaction open, and inside it the record is visible: only
+    // another connection knows what is on disk, and the old one must let go of its lock first.
+    let unknown = || StoreError::OutcomeUnknown(operation_id).into();
+    let fresh = match sqlx::query("ROLLBACK").execute(&mut *connection).await {
+        Ok(_) | Err(sqlx::Error::Database(_)) => sqlite::reconnect_writer(path, false).await,
+        Err(error) => Err(error.into()),
     };
-    (result, Health::Doubtful)
+    let Ok(fresh) = fresh else {
+        return (Err(unknown()), Health::Doubtful);
+    };
+    *connection = fresh;
+    match audit::exists(connection, operation_id).await {
+        Ok(true) => (Ok(Committed { value }), Health::Good),
+        Ok(false) => (Err(StoreError::Unavailable(error).into()), Health::Good),
+        Err(_) => (Err(unknown()), Health::Doubtful),
+    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::domain::{EnvironmentKind, SessionKind};
@@ -66,27 +66,6 @@ labels! {
         Open => "open",
         /// Seal an object.
         Seal => "seal",
-        /// Sign a digest.
-        Sign => "sign",
-        /// Health check.
-        Check => "check",
-    }
-    /// A durable operation of the store.
-    Operation {
-        /// A profile and its key generation session begin.
-        CreateProfile => "create_profile",
-        /// A transaction is prepared and its decision recorded.
-        Prepare => "prepare",
-        /// A step is permitted.
-        Admit => "admit",
-        /// The verdict of a step is recorded.
-        Conclude => "conclude",
-        /// The fate of a broadcast transaction is recorded.
-        Settle => "settle",
-        /// A session starts again.
-        Restart => "restart",
-        /// Anything else.
-        Other => "other",
     }
     /// The three outcomes of everything, see "denied is not failed".
     Outcome {
@@ -131,6 +110,7 @@ build! {
     IntCounterVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
     IntGaugeVec: |name, help, labels| Self::new(Opts::new(name, help), labels);
     HistogramVec: |name, help, labels| Self::new(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()), labels);
+    Histogram: |name, help, _labels| Self::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()));
     IntCounter: |name, help, _labels| Self::new(name, help);
     IntGauge: |name, help, _labels| Self::new(name, help);
 }
@@ -190,9 +170,9 @@ metrics! {
     /// Protocol sessions with state in memory.
     sessions_open: IntGaugeVec = "countersign_sessions_open" ["kind"];
     /// Durable operations by outcome.
-    operations: IntCounterVec = "countersign_durable_operations_total" ["operation", "outcome"];
+    operations: IntCounterVec = "countersign_durable_operations_total" ["outcome"];
     /// Time of a durable operation from queueing to commit.
-    operation_duration: HistogramVec = "countersign_durable_operation_duration_seconds" ["operation"];
+    operation_duration: Histogram = "countersign_durable_operation_duration_seconds" [];
     /// Signed transactions by what became of them.
     broadcasts: IntCounterVec = "countersign_broadcasts_total" ["outcome"];
     /// Audit records that are committed but not yet in the hash chain.
@@ -259,13 +239,9 @@ impl Metrics {
     }
 
     /// A durable operation ended.
-    pub fn durable_operation(&self, operation: Operation, outcome: Outcome, duration: Duration) {
-        self.operations
-            .with_label_values(&[operation.as_str(), outcome.as_str()])
-            .inc();
-        self.operation_duration
-            .with_label_values(&[operation.as_str()])
-            .observe(duration.as_secs_f64());
+    pub fn durable_operation(&self, outcome: Outcome, duration: Duration) {
+        self.operations.with_label_values(&[outcome.as_str()]).inc();
+        self.operation_duration.observe(duration.as_secs_f64());
     }
 
     /// Something became of a signed transaction.

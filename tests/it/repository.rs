@@ -227,6 +227,35 @@ fn links_in_documents_exist() {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
+#[test]
+fn paths_in_documents_exist() {
+    let folders = [
+        "src/",
+        "mpc/",
+        "hsm/",
+        "client/",
+        "tests/",
+        "scripts/",
+        "softhsm/",
+        "policies/",
+        "systemd/",
+    ];
+    let mut wrong = Vec::new();
+    for file in files(".", "md") {
+        for path in text(&file).split('`').skip(1).step_by(2) {
+            let is_path = folders.iter().any(|folder| path.starts_with(folder))
+                && path.chars().all(|c| is_word(c) || "/.-".contains(c));
+            if is_path
+                && !root().join(path).exists()
+                && !root().join(&file).parent().unwrap().join(path).exists()
+            {
+                wrong.push(format!("{} names {path}", file.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
 /// The first word after `command` wherever a document shows it as code, with the document's name.
 fn shown(command: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
@@ -265,6 +294,32 @@ fn commands_in_documents_exist() {
             .lines()
             .any(|line| line.starts_with("  ") && word(line.trim()) == verb);
         assert!(known, "{} says countersignd {verb}", file.display());
+    }
+}
+
+#[test]
+fn tests_that_security_md_names_exist() {
+    let sources: String = ["src", "tests", "mpc", "hsm", "client"]
+        .iter()
+        .flat_map(|folder| files(folder, "rs"))
+        .map(|file| text(&file))
+        .collect();
+    let document = text(Path::new("SECURITY.md"));
+    let code = document.split('`').skip(1).step_by(2);
+    let names: Vec<&str> = code
+        .filter(|code| code.contains('_') && code.chars().all(|c| is_word(c) || c == '*'))
+        .collect();
+    assert!(
+        names.len() > 20,
+        "SECURITY.md names too few tests: {names:?}"
+    );
+    for name in names {
+        let end = if name.ends_with('*') { "" } else { "(" };
+        let definition = format!("fn {}{end}", name.trim_end_matches('*'));
+        assert!(
+            sources.contains(&definition),
+            "SECURITY.md names {name}, which is no test"
+        );
     }
 }
 

@@ -3,14 +3,19 @@
 //! INVARIANT: the idempotency key is durable before the first request, the session before round 1, and "our last message
 //! may have left" before it leaves. So a send that was interrupted anywhere is continued, never repeated.
 
+use std::time::Duration;
+
 use countersign_mpc::{
     binding::{Purpose, SignBinding},
     envelope::MessageType,
     sign::P1Sign,
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Appliance, MessageBinding, Progress, Step, attempt_label, open, seal};
+use super::{
+    Appliance, MessageBinding, Progress, Step, attempt_label, open, payment::session, seal,
+};
 use crate::{
     ClientError,
     api::{self, Prepared, Restart, Restarted, Retry, RoundOneAnswer, RoundTwoAnswer, SignRound},
@@ -22,6 +27,10 @@ use crate::{
 
 /// Attempts made in one run before the user is asked to look at it.
 const MAX_TRIES: u32 = 3;
+
+/// The server refuses a restart while it checks a message, or until it has swept a lapsed session (every 2 s).
+const LONGEST_LAPSE: Duration = Duration::from_secs(30);
+const LAPSE_POLL: Duration = Duration::from_secs(2);
 
 /// Server codes after which a session may be started anew without asking: nothing was checked, or the session was lost.
 const RESTARTABLE: [&str; 2] = ["SESSION_LOST", "SESSION_EXPIRED"];
@@ -54,7 +63,8 @@ pub struct Sent {
 /// A payment of which no protocol message ever left is replaced; if it is the same intent, its idempotency key is used again.
 ///
 /// # Errors
-/// [`ClientError::PaymentOpen`], [`ClientError::Mismatch`], or that the server refused.
+/// [`ClientError::PaymentOpen`], [`ClientError::Unreported`], [`ClientError::Mismatch`], [`ClientError::OtherNonce`], or
+/// that the server refused.
 pub async fn propose(
     wallet: &mut Wallet,
     appliance: &Appliance,
@@ -67,7 +77,16 @@ pub async fn propose(
         created_at: clock::now(),
         offered: None,
         tx_hash: None,
+        reported: false,
     };
+    if let Some(signed) = wallet.unreported()
+        && signed.intent == payment.intent
+    {
+        return Err(ClientError::Unreported(
+            signed.describe(),
+            wallet.name().clone(),
+        ));
+    }
     match wallet.payment().filter(|earlier| earlier.is_open()) {
         Some(earlier) if earlier.is_started() => {
             return Err(ClientError::PaymentOpen(
@@ -76,7 +95,7 @@ pub async fn propose(
             ));
         }
         Some(earlier) if earlier.offered.is_none() && earlier.intent == payment.intent => {
-            payment = earlier.clone()
+            payment = earlier.clone();
         }
         _ => wallet.set_payment(Some(payment.clone()))?,
     }
@@ -143,6 +162,17 @@ pub(super) fn compare(
     if offer.attempt == 0 {
         return Err(ClientError::Answer("attempts count from 1"));
     }
+    let (chain_id, offered) = (intent.chain_id, agreed.transaction().nonce);
+    if let Some(given_up) = wallet
+        .given_up(chain_id)
+        .filter(|&given_up| given_up != offered)
+    {
+        return Err(ClientError::OtherNonce {
+            chain_id,
+            given_up,
+            offered,
+        });
+    }
     Ok(Proposal {
         agreed,
         from: slot.address(),
@@ -171,7 +201,7 @@ pub async fn sign(
                         .is_some_and(|code| RESTARTABLE.contains(&code)) =>
             {
                 progress(Step::Restarting);
-                restart(wallet, appliance).await?;
+                restart(wallet, appliance, progress).await?;
                 tries += 1;
             }
             outcome => return outcome,
@@ -179,29 +209,54 @@ pub async fn sign(
     }
 }
 
-/// Asks for a new attempt of the payment's session: same transaction, same nonce, so at most one can be mined.
-pub(super) async fn restart(wallet: &mut Wallet, appliance: &Appliance) -> Result<(), ClientError> {
+/// Asks for a new attempt of the payment's session: same transaction, same nonce, so at most one can be mined. The server
+/// forgets the earlier attempt at once, unless it is checking a message of it: then this waits until that has ended.
+pub(super) async fn restart(
+    wallet: &mut Wallet,
+    appliance: &Appliance,
+    progress: Progress<'_>,
+) -> Result<(), ClientError> {
     let offered = offered(wallet)?;
-    let body = Restart {
-        session_id: offered.prepared.session_id.clone(),
-        restart: true,
-    };
+    let session_id = offered.prepared.session_id.clone();
+    let request = Request::post(
+        api::SIGN,
+        &Restart {
+            session_id: session_id.clone(),
+            restart: true,
+        },
+    )?;
+    let start = Instant::now();
     let Restarted {
         attempt,
         server_nonce,
-    } = appliance
-        .call(wallet, &Request::post(api::SIGN, &body)?)
-        .await?;
-    if attempt <= offered.attempt {
+    } = loop {
+        let error = match appliance.call(wallet, &request).await {
+            Ok(restarted) => break restarted,
+            Err(error) => error,
+        };
+        if error.server_code() != Some("SESSION_STATE_CONFLICT") {
+            return Err(error);
+        }
+        let seen = session(wallet, appliance, &session_id).await?;
+        let held = seen.is_open() && seen.tx_hash.is_none();
+        if !held || start.elapsed() > LONGEST_LAPSE {
+            return Err(error);
+        }
+        progress(Step::WaitingForLapse);
+        tokio::time::sleep(LAPSE_POLL).await;
+    };
+    // Equal is fine: an earlier answer was lost, and the server has seen no message of that attempt yet. Our nonce is
+    // fresh in every round 1, so even a server that lies about it gains nothing.
+    if attempt < offered.attempt {
         return Err(ClientError::Answer(
-            "a restarted session must count its attempts upwards",
+            "a restarted session counts its attempts backwards",
         ));
     }
     wallet.update_payment(|payment| {
-        if let Some(offered) = &mut payment.offered {
+        mark(payment, |offered| {
             (offered.attempt, offered.server_nonce, offered.started) =
                 (attempt, server_nonce, false);
-        }
+        });
     })?;
     Ok(())
 }
@@ -246,7 +301,7 @@ async fn attempt(
     let answer: RoundOneAnswer = appliance
         .call(wallet, &Request::post(api::SIGN, &round)?)
         .await?;
-    let message = open(opener, &answer.mpc_message)?;
+    let message = open(&opener, &answer.mpc_message)?;
     let sg2 = wallet.under_suspicion(&attempt_label(&session_id, offered.attempt), || {
         state.round_2(&share, &message)
     })?;
@@ -268,7 +323,7 @@ async fn attempt(
     let answer: RoundTwoAnswer = appliance
         .call(wallet, &Request::post(api::SIGN, &round)?)
         .await?;
-    wallet.update_payment(|payment| payment.tx_hash = Some(answer.tx_hash.clone()))?;
+    wallet.finish_payment(&answer.tx_hash)?;
     Ok(Sent {
         session_id,
         tx_hash: answer.tx_hash,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::U256;
 use reqwest::Client;
+use rustls::crypto::aws_lc_rs;
 use serde::Deserialize;
 use serde_json::json;
 use url::Url;
@@ -46,6 +47,8 @@ pub async fn balance(node: &Url, address: &str) -> Option<U256> {
         result: Quantity,
     }
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_getBalance", "params": [address, "latest"]});
+    // The appliance's connection brings its own provider; a node behind https uses the process's. An earlier choice stays.
+    drop(aws_lc_rs::default_provider().install_default());
     let client = Client::builder()
         .no_proxy()
         .timeout(NODE_TIMEOUT)

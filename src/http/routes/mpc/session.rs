@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 
 use crate::domain::SessionId;
 use crate::http::error::ApiError;
-use crate::http::extract::OwnedQuery;
+use crate::http::extract::{OwnedQuery, PathId};
 use crate::service::Error;
 use crate::service::show::Show;
 
@@ -17,7 +17,8 @@ use crate::service::show::Show;
 pub(crate) struct Response {
     session_id: String,
     profile_id: String,
-    state: &'static str,
+    /// As in `protocol.md` 2.4, for instance `R1_DONE`.
+    state: String,
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     tx_hash: Option<String>,
@@ -29,7 +30,7 @@ pub(crate) struct Response {
 
 pub(crate) async fn handle(
     State(service): State<Arc<Show>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     OwnedQuery(owner): OwnedQuery,
 ) -> Result<Json<Response>, ApiError> {
     let id = SessionId::parse(&id).map_err(|_| Error::SessionNotFound)?;
@@ -38,7 +39,7 @@ pub(crate) async fn handle(
     Ok(Json(Response {
         session_id: view.session.session_id.to_string(),
         profile_id: view.session.profile_id.to_string(),
-        state: view.session.state.as_str(),
+        state: view.session.state.as_str().to_ascii_uppercase(),
         attempt: view.session.attempt,
         tx_hash: transaction
             .and_then(|row| row.tx_hash)

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{RequestFields, TransactionRequest, UnsignedFields};
 use crate::domain::ProfileId;
 use crate::http::error::ApiError;
-use crate::http::extract::Owned;
+use crate::http::extract::{Owned, PathId};
 use crate::http::routes::SMALL;
 use crate::service::Error;
 use crate::service::prepare_transaction::{PrepareTransaction, Prepared};
@@ -44,7 +44,7 @@ pub(crate) struct Response {
 
 pub(crate) async fn handle(
     State(service): State<Arc<PrepareTransaction>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     owned: Owned<Request, SMALL>,
 ) -> Result<Json<Response>, ApiError> {
     let profile_id = ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 
 use crate::domain::{ProfileId, ProfileState};
 use crate::http::error::ApiError;
-use crate::http::extract::OwnedQuery;
+use crate::http::extract::{OwnedQuery, PathId};
 use crate::service::Error;
 use crate::service::show::Show;
 
@@ -22,14 +22,15 @@ pub(crate) struct Response {
     session_wallet_address: Option<String>,
     status: &'static str,
     key_generation: u64,
-    key_state: &'static str,
+    /// As in `protocol.md` 2.6, for instance `STABLE`.
+    key_state: String,
     /// RFC 3339, UTC.
     created_at: String,
 }
 
 pub(crate) async fn handle(
     State(service): State<Arc<Show>>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     OwnedQuery(owner): OwnedQuery,
 ) -> Result<Json<Response>, ApiError> {
     let id = ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?;
@@ -47,7 +48,7 @@ pub(crate) async fn handle(
         session_wallet_address: address,
         status: profile.state.as_str(),
         key_generation: profile.generation.0,
-        key_state: profile.key_state.as_str(),
+        key_state: profile.key_state.as_str().to_ascii_uppercase(),
         created_at,
     }))
 }

@@ -1,0 +1,194 @@
+//! The connection: who is talked to, and what happens to a request somebody changes.
+
+use std::sync::Arc;
+
+use countersign_client::{
+    Appliance, ClientError, Config,
+    api::{self, Profile},
+    identity::IdentityError,
+    keystore::Wallet,
+    transport::{CallError, Request, SignedRequest, TransportError},
+};
+use rustls::{NamedGroup, version::TLS12};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Bench, pki};
+
+/// A change to a configuration.
+type Change = fn(&mut Config);
+
+async fn reply(bench: &Bench, request: &SignedRequest) -> u16 {
+    bench.client.transport().send(request).await.unwrap().status
+}
+
+fn signed(bench: &Bench, wallet: &Wallet) -> SignedRequest {
+    let profile_id = wallet.current().unwrap().0;
+    bench
+        .client
+        .transport()
+        .sign(
+            &Request::get(api::profile_path(profile_id)),
+            wallet.device(),
+        )
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_changed_request_no_longer_carries_the_owners_signature() {
+    let bench = Bench::start().await;
+    let wallet = bench.create().await.unwrap();
+    assert_eq!(reply(&bench, &signed(&bench, &wallet)).await, 200);
+
+    let mut other_path = signed(&bench, &wallet);
+    other_path.path.push('x');
+    assert_eq!(reply(&bench, &other_path).await, 401);
+    let mut unsigned = signed(&bench, &wallet);
+    unsigned.headers.clear();
+    assert_eq!(reply(&bench, &unsigned).await, 401);
+
+    let round = Request::post(
+        api::SIGN,
+        &serde_json::json!({"sessionId": "s", "restart": true}),
+    )
+    .unwrap();
+    let mut other_body = bench
+        .client
+        .transport()
+        .sign(&round, wallet.device())
+        .unwrap();
+    other_body.body.as_mut().unwrap().push(b' ');
+    assert_eq!(reply(&bench, &other_body).await, 401);
+}
+
+#[tokio::test]
+async fn only_the_pinned_appliance_is_sealed_to() {
+    let bench = Bench::start().await;
+    let genuine = bench.server.config(bench.directory.path());
+    let cases: [(Change, &str); 3] = [
+        (|config| config.environment_id[0] ^= 1, "not the appliance"),
+        (|config| config.identity_key[40] ^= 1, "not the appliance"),
+        (|config| config.audience.push('x'), "audience"),
+    ];
+    for (change, expected) in cases {
+        let mut config = genuine.clone();
+        change(&mut config);
+        let error = Appliance::new(config)
+            .unwrap()
+            .identity()
+            .await
+            .err()
+            .unwrap();
+        assert!(
+            matches!(error, ClientError::Identity(_)) && error.to_string().contains(expected),
+            "{error}"
+        );
+        assert_eq!(error.exit_code(), 8);
+    }
+    let mut config = genuine;
+    config.environment_kind = countersign_client::config::EnvironmentKind::Production;
+    let error = Appliance::new(config)
+        .unwrap()
+        .identity()
+        .await
+        .err()
+        .unwrap();
+    assert!(matches!(
+        error,
+        ClientError::Identity(IdentityError::Kind { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a34_another_authority_tls_1_2_and_a_missing_server_are_connection_errors() {
+    let bench = Bench::start().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    pki::write(elsewhere.path());
+    let genuine = bench.server.config(bench.directory.path());
+
+    let mut distrustful = genuine.clone();
+    distrustful.ca = elsewhere.path().join("ca.pem");
+    let mut stranger = genuine.clone();
+    (stranger.certificate, stranger.key) = (
+        elsewhere.path().join("gateway.pem"),
+        elsewhere.path().join("gateway-key.pem"),
+    );
+    let mut nobody = genuine.clone();
+    nobody.url = "https://127.0.0.1:1".parse().unwrap();
+    let mut old = genuine;
+    old.url = tls_1_2_server(bench.directory.path()).await;
+    for config in [distrustful, stranger, nobody, old] {
+        let error = Appliance::new(config)
+            .unwrap()
+            .identity()
+            .await
+            .err()
+            .unwrap();
+        assert!(
+            matches!(error, ClientError::Call(CallError::Transport(_))),
+            "{error:?}"
+        );
+        assert_eq!(error.exit_code(), 5);
+    }
+}
+
+#[tokio::test]
+async fn the_key_exchange_is_hybrid_post_quantum() {
+    let bench = Bench::start().await;
+    bench.client.identity().await.unwrap();
+    assert_eq!(
+        bench.server.key_exchange(),
+        Some(NamedGroup::X25519MLKEM768)
+    );
+}
+
+#[tokio::test]
+async fn certificates_that_are_not_there_are_named() {
+    let bench = Bench::start().await;
+    let mut config = bench.server.config(bench.directory.path());
+    config.key = "/nowhere/key.pem".into();
+    let error = Appliance::new(config).err().unwrap();
+    assert!(matches!(
+        &error,
+        ClientError::Call(CallError::Transport(TransportError::Credentials { .. }))
+    ));
+    assert!(error.to_string().contains("/nowhere/key.pem") && error.exit_code() == 2);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_found_by_the_same_call() {
+    let bench = Bench::start().await;
+    let wallet = bench.create().await.unwrap();
+    bench.server.set_offline(true);
+    let path = api::profile_path(wallet.current().unwrap().0);
+    let call = tokio::spawn({
+        let client = bench.client.clone();
+        let device = countersign_mpc::owner_proof::DeviceKey::from_bytes(
+            wallet.device().to_bytes().as_slice(),
+        )
+        .unwrap();
+        async move {
+            client
+                .transport()
+                .call::<Profile>(&Request::get(path), &device)
+                .await
+        }
+    });
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    bench.server.set_offline(false);
+    assert_eq!(call.await.unwrap().unwrap().status, "active");
+}
+
+async fn tls_1_2_server(directory: &std::path::Path) -> url::Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap())
+        .parse()
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::clone(&pki::server(directory, &[&TLS12])));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(acceptor.accept(stream).await);
+        }
+    });
+    url
+}

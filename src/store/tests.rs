@@ -1,0 +1,328 @@
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sqlx::{Connection, Executor, SqliteConnection};
+
+use super::transactions::{TransactionRow, TransactionState};
+use super::{
+    AuditEvent, AuditRecord, CommitError, EnvironmentRecord, Operation, Store, StoreError, Tx,
+    profiles, sessions, transactions,
+};
+use crate::audit::{Verified, catch_up, verify};
+use crate::clock::{self, Timestamp};
+use crate::domain::{
+    DecisionId, DeviceKeyId, EnvironmentId, EnvironmentKind, Generation, InstanceId, OwnerId,
+    ProfileId, SessionId, SessionKind, SessionState, TenantId, TransactionId,
+};
+use crate::store::profiles::NewProfile;
+use crate::store::sessions::SessionRow;
+
+struct Database {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+    environment: EnvironmentRecord,
+}
+
+impl Database {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            path: directory.path().join("test.db"),
+            _directory: directory,
+            environment: EnvironmentRecord {
+                id: EnvironmentId([7; 32]),
+                kind: EnvironmentKind::Development,
+                created_at: clock::now(),
+            },
+        }
+    }
+
+    async fn store(&self) -> Store {
+        Store::create(&self.path, &self.environment).await.unwrap()
+    }
+
+    /// Somebody with the database file in their hands.
+    async fn tamper(&self, sql: &'static str) {
+        let url = format!("sqlite://{}", self.path.display());
+        let mut connection = SqliteConnection::connect(&url).await.unwrap();
+        connection.execute(sql).await.unwrap();
+    }
+}
+
+/// Adds a profile, and then agrees or refuses.
+#[derive(Clone, Copy)]
+struct AddProfile {
+    id: ProfileId,
+    refuse: bool,
+}
+
+impl Operation for AddProfile {
+    type Output = ();
+    type Refusal = &'static str;
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<((), AuditRecord), CommitError<&'static str>> {
+        let profile = NewProfile {
+            profile_id: self.id,
+            tenant: &TenantId::parse("default").unwrap(),
+            owner_id: OwnerId::generate(),
+            name: "test",
+        };
+        profiles::insert(tx, &profile).await?;
+        if self.refuse {
+            return Err(CommitError::Refused("no"));
+        }
+        let record = AuditRecord::done(AuditEvent::KeygenRequested).profile(self.id);
+        Ok(((), record))
+    }
+}
+
+async fn exists(store: &Store, id: ProfileId) -> bool {
+    let mut reader = store.reader().await.unwrap();
+    profiles::find(&mut reader, id).await.unwrap().is_some()
+}
+
+fn add(refuse: bool) -> AddProfile {
+    AddProfile {
+        id: ProfileId::generate(),
+        refuse,
+    }
+}
+
+#[tokio::test]
+async fn an_operation_that_refuses_leaves_nothing_behind() {
+    let database = Database::new();
+    let store = database.store().await;
+    let (good, bad) = (add(false), add(true));
+    assert!(store.commit(good).await.is_ok());
+    assert!(matches!(
+        store.commit(bad).await,
+        Err(CommitError::Refused("no"))
+    ));
+    assert!(exists(&store, good.id).await);
+    assert!(!exists(&store, bad.id).await);
+    catch_up(&store).await.unwrap();
+    assert_eq!(verify(&store).await.unwrap(), Verified::Intact(1));
+}
+
+#[tokio::test]
+async fn an_operation_whose_caller_goes_away_happens_all_the_same() {
+    let database = Database::new();
+    let store = database.store().await;
+    let operation = add(false);
+    {
+        let mut handed_over = std::pin::pin!(store.commit(operation));
+        // One poll hands it over; then the caller is gone.
+        drop(futures_poll_once(&mut handed_over).await);
+    }
+    for _ in 0..100 {
+        if exists(&store, operation.id).await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the operation was cancelled");
+}
+
+async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        let polled = std::pin::Pin::new(&mut *future).poll(context);
+        std::task::Poll::Ready(match polled {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a37_admissions_are_shed_under_load_and_conclusions_are_not() {
+    let database = Database::new();
+    let store = database.store().await;
+    let flood: Vec<_> = (0..3000)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.commit(add(false)).await.map(|_| ()) })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let verdict = add(false);
+    let concluded = store.conclude(verdict).await;
+    assert!(concluded.is_ok());
+    let mut shed = 0;
+    for task in flood {
+        match task.await.unwrap() {
+            Ok(()) => {}
+            Err(CommitError::Store(StoreError::Overloaded)) => shed += 1,
+            Err(_) => panic!("neither done nor shed"),
+        }
+    }
+    assert!(shed > 0, "the queue never filled");
+    assert!(exists(&store, verdict.id).await);
+}
+
+#[tokio::test]
+async fn one_process_owns_a_database_and_one_environment_lives_in_it() {
+    let database = Database::new();
+    let store = database.store().await;
+    assert!(matches!(
+        Store::open(&database.path).await,
+        Err(StoreError::InUse(_))
+    ));
+    drop(store);
+    let other = EnvironmentRecord {
+        id: EnvironmentId([8; 32]),
+        ..database.environment
+    };
+    // The lock is given back when the writer has seen that nobody is left.
+    for _ in 0..100 {
+        match Store::create(&database.path, &other).await {
+            Err(StoreError::EnvironmentExists(id)) => {
+                assert_eq!(id, database.environment.id);
+                return;
+            }
+            Err(StoreError::InUse(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            _ => panic!("a second environment was created"),
+        }
+    }
+    panic!("the lock was never given back");
+}
+
+#[tokio::test]
+async fn a36_the_chain_shows_an_edit_a_gap_and_a_swap() {
+    for (sql, position) in [
+        (
+            "UPDATE audit_records SET detail = 'x' WHERE operation_id = (SELECT operation_id FROM audit_chain WHERE position = 2)",
+            2,
+        ),
+        ("DELETE FROM audit_chain WHERE position = 3", 3),
+        (
+            "UPDATE audit_chain SET previous_hash = hash WHERE position = 4",
+            4,
+        ),
+        (
+            "UPDATE audit_chain SET position = CASE position WHEN 1 THEN 100 ELSE position END",
+            1,
+        ),
+    ] {
+        let database = Database::new();
+        let store = database.store().await;
+        for _ in 0..5 {
+            assert!(store.commit(add(false)).await.is_ok());
+        }
+        catch_up(&store).await.unwrap();
+        assert_eq!(verify(&store).await.unwrap(), Verified::Intact(5));
+        database.tamper(sql).await;
+        assert_eq!(
+            verify(&store).await.unwrap(),
+            Verified::BrokenAt(position),
+            "{sql}"
+        );
+    }
+}
+
+/// Prepares a transaction with a given nonce, in a session of its own.
+struct Reserve {
+    profile: ProfileId,
+    session: SessionId,
+    nonce: u64,
+}
+
+impl Operation for Reserve {
+    type Output = ();
+    type Refusal = ();
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<()>> {
+        sessions::insert(tx, &session(self.profile, self.session)).await?;
+        let row = TransactionRow {
+            transaction_id: TransactionId::generate(),
+            session_id: self.session,
+            profile_id: self.profile,
+            chain_id: 31_337,
+            sender: [1; 20],
+            nonce: self.nonce,
+            payload: vec![2],
+            digest: [3; 32],
+            state: TransactionState::Prepared,
+            raw: None,
+            tx_hash: None,
+            block_number: None,
+            broadcast_attempts: 0,
+        };
+        transactions::insert(tx, &row).await?;
+        Ok(((), AuditRecord::done(AuditEvent::TransactionPrepared)))
+    }
+}
+
+fn session(profile_id: ProfileId, session_id: SessionId) -> SessionRow {
+    SessionRow {
+        session_id,
+        kind: SessionKind::Sign,
+        profile_id,
+        device_key_id: DeviceKeyId::parse(&"k".repeat(43)).unwrap(),
+        certificate_spki: [0; 32],
+        state: SessionState::Created,
+        attempt: 1,
+        generation: Generation::FIRST,
+        server_nonce: [0; 32],
+        decision_id: DecisionId::generate(),
+        instance_id: InstanceId::generate(),
+        request_hash: None,
+        expires_at: Timestamp::from_micros(0),
+    }
+}
+
+/// Gives the nonce of a session's transaction back, or takes it again.
+enum Nonce {
+    Release(SessionId),
+    Reclaim(SessionId),
+}
+
+impl Operation for Nonce {
+    type Output = ();
+    type Refusal = &'static str;
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<((), AuditRecord), CommitError<&'static str>> {
+        match self {
+            Self::Release(session) => transactions::release(tx, *session).await?,
+            Self::Reclaim(session) => {
+                if !transactions::reclaim(tx, *session).await? {
+                    return Err(CommitError::Refused("taken"));
+                }
+            }
+        }
+        Ok(((), AuditRecord::done(AuditEvent::SessionRestarted)))
+    }
+}
+
+#[tokio::test]
+async fn a28_a_nonce_has_one_living_transaction() {
+    let database = Database::new();
+    let store = database.store().await;
+    let profile = add(false);
+    assert!(store.commit(profile).await.is_ok());
+    let (first, second) = (SessionId::generate(), SessionId::generate());
+    let reserve = |session| Reserve {
+        profile: profile.id,
+        session,
+        nonce: 0,
+    };
+    assert!(store.commit(reserve(first)).await.is_ok());
+    assert!(store.commit(reserve(second)).await.is_err(), "taken twice");
+    assert!(store.commit(Nonce::Reclaim(first)).await.is_ok());
+    assert!(store.commit(Nonce::Release(first)).await.is_ok());
+    assert!(store.commit(reserve(second)).await.is_ok());
+    assert!(matches!(
+        store.commit(Nonce::Reclaim(first)).await,
+        Err(CommitError::Refused("taken"))
+    ));
+    assert!(store.commit(Nonce::Release(second)).await.is_ok());
+    assert!(store.commit(Nonce::Reclaim(first)).await.is_ok());
+}

@@ -1,0 +1,322 @@
+//! An appliance of its own for each test: SoftHSM token, PKI, configuration, database and the running binary.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use countersign_client::transport::{Reply, SignedRequest, Transport};
+use countersign_client::{Config, Keystore};
+use reqwest::Method;
+use tempfile::TempDir;
+
+use super::database::Database;
+use super::{CHAIN, Node, eventually, free_port, root};
+
+pub(crate) use super::wallet::wallet_of;
+
+/// The program under test.
+pub(crate) const COUNTERSIGND: &str = env!("CARGO_BIN_EXE_countersignd");
+
+/// A SoftHSM token in a directory of its own.
+pub(crate) struct SoftToken {
+    directory: PathBuf,
+    module: String,
+}
+
+impl SoftToken {
+    /// Makes a token with `softhsm/setup.sh`.
+    pub(crate) fn make(directory: PathBuf) -> Self {
+        let output = Command::new(root().join("softhsm/setup.sh"))
+            .arg(&directory)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let settings = String::from_utf8(output.stdout).unwrap();
+        let module = settings
+            .lines()
+            .find_map(|line| line.strip_prefix("export HSM_MODULE="))
+            .unwrap()
+            .to_owned();
+        Self { directory, module }
+    }
+
+    /// The files in which SoftHSM keeps the token.
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.directory.join("tokens")
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.directory.join("softhsm2.conf")
+    }
+
+    fn pin_file(&self) -> PathBuf {
+        self.directory.join("pin")
+    }
+}
+
+/// An initialised environment and, while it is started, the process that serves it.
+pub(crate) struct Appliance {
+    directory: TempDir,
+    /// Its HSM.
+    pub(crate) token: SoftToken,
+    process: Option<Child>,
+    operator: Transport,
+    /// The wallets' way in.
+    pub(crate) client: countersign_client::Appliance,
+}
+
+impl Appliance {
+    /// Initialises an environment for `node` and serves it.
+    pub(crate) async fn start(node: &Node) -> Self {
+        let mut appliance = Self::init(&node.url());
+        appliance.serve().await;
+        appliance
+    }
+
+    /// Initialises an environment whose chain [`CHAIN`] is behind `url`. Serves nothing yet.
+    pub(crate) fn init(url: &str) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("countersign-")
+            .tempdir()
+            .unwrap();
+        let token = SoftToken::make(directory.path().join("softhsm"));
+        let environment = directory.path().join("env");
+        let (api, operator) = (free_port(), free_port());
+        let output = countersignd(&token)
+            .args([
+                "init",
+                "--kind",
+                "development",
+                "--token-label",
+                "countersign",
+            ])
+            .arg("--dir")
+            .arg(&environment)
+            .args(["--hsm-module", &token.module])
+            .arg("--pin-file")
+            .arg(token.pin_file())
+            .args(["--rpc", &format!("{CHAIN}={url}")])
+            .args(["--listen", &format!("127.0.0.1:{api}")])
+            .args(["--operator-listen", &format!("127.0.0.1:{operator}")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "init: {output:?}");
+        let config = Config::load(&environment.join("client.toml")).unwrap();
+        let mut of_operator = config.clone();
+        of_operator.url = format!("https://127.0.0.1:{operator}/").parse().unwrap();
+        of_operator.certificate = environment.join("pki/operator.pem");
+        of_operator.key = environment.join("pki/operator-key.pem");
+        Self {
+            operator: Transport::new(&of_operator).unwrap(),
+            client: countersign_client::Appliance::new(config).unwrap(),
+            directory,
+            token,
+            process: None,
+        }
+    }
+
+    /// Starts the process and waits until it is ready.
+    pub(crate) async fn serve(&mut self) {
+        self.spawn();
+        eventually("the appliance is ready", 20, async || {
+            let process = self.process.as_mut().unwrap();
+            if let Some(status) = process.try_wait().unwrap() {
+                panic!("the appliance ended with {status}:\n{}", self.log());
+            }
+            self.operator("/readyz")
+                .await
+                .filter(|reply| reply.status == 200)
+        })
+        .await;
+    }
+
+    /// Starts the process without waiting for it.
+    pub(crate) fn spawn(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let process = self
+            .serve_command()
+            .stdin(Stdio::null())
+            .stdout(self.open_log())
+            .stderr(self.open_log())
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+    }
+
+    /// `countersignd serve`, to be run on the side.
+    pub(crate) fn serve_command(&self) -> Command {
+        let mut command = countersignd(&self.token);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(self.environment().join("countersignd.toml"))
+            // Everything the appliance would ever say about a request.
+            .env("RUST_LOG", "info,countersign=trace");
+        command
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+
+    /// SIGTERM; the process goes on until it has drained.
+    pub(crate) fn terminate(&self) {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.pid().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end of a process that was told to end, or was killed by somebody else.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        eventually("the appliance ends", 20, async || {
+            process.try_wait().unwrap()
+        })
+        .await
+    }
+
+    /// SIGTERM, and the end that must follow.
+    pub(crate) async fn stop(&mut self) {
+        self.terminate();
+        let status = self.ended().await;
+        assert!(status.success(), "{status}:\n{}", self.log());
+    }
+
+    /// SIGKILL and a new start.
+    pub(crate) async fn crash_and_restart(&mut self) {
+        self.kill();
+        self.serve().await;
+    }
+
+    /// Whether the process still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_some_and(|process| process.try_wait().unwrap().is_none())
+    }
+
+    /// The process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// A GET on the operator listener, if it answers.
+    pub(crate) async fn operator(&self, path: &str) -> Option<Reply> {
+        let request = SignedRequest {
+            method: Method::GET,
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: None,
+        };
+        self.operator.send(&request).await.ok()
+    }
+
+    /// The value of a metric, written as in the exposition with its labels; 0 when it is absent.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let reply = self.operator("/metrics").await.unwrap();
+        let text = String::from_utf8(reply.body).unwrap();
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The directory that `init` filled.
+    pub(crate) fn environment(&self) -> PathBuf {
+        self.directory.path().join("env")
+    }
+
+    /// The directory of everything that belongs to this appliance.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A file of its PKI.
+    pub(crate) fn pki(&self, name: &str) -> String {
+        let path = self.environment().join("pki").join(name);
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Its API's address.
+    pub(crate) fn url(&self, path: &str) -> String {
+        self.client.config().url.join(path).unwrap().to_string()
+    }
+
+    /// Its database.
+    pub(crate) fn database(&self) -> Database {
+        Database::new(self.environment().join("countersign.db"))
+    }
+
+    /// All it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// A keystore for wallets of this appliance.
+    pub(crate) fn keystore(&self) -> Keystore {
+        Keystore::new(self.directory.path().join("wallets"))
+            .with_cost(countersign_client::keystore::KdfParams::FLOOR)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    fn open_log(&self) -> File {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap()
+    }
+}
+
+impl Drop for Appliance {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let start = log.char_indices().rev().nth(6000).map_or(0, |(at, _)| at);
+            eprintln!("end of the appliance's log:\n{}", &log[start..]);
+        }
+    }
+}
+
+/// `countersignd` with this token and nothing else of our environment.
+pub(crate) fn countersignd(token: &SoftToken) -> Command {
+    let mut command = Command::new(COUNTERSIGND);
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("SOFTHSM2_CONF", token.configuration());
+    command
+}
+
+/// Runs a command that must end by itself within `limit`.
+pub(crate) fn output_within(mut command: Command, limit: Duration) -> Output {
+    let mut process = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + limit;
+    while process.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            drop(process.kill());
+            panic!("{command:?} still runs after {limit:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    process.wait_with_output().unwrap()
+}
