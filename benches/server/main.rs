@@ -62,11 +62,11 @@ fn with_token() {
 async fn measure() {
     let signatures = std::env::args().find_map(|argument| argument.parse().ok());
     let signatures = signatures.unwrap_or(200);
-    let mut table = Table::default();
+    let mut table = Table::new();
     let dealt = dealt::key();
     let mut rig = Rig::new().await;
 
-    let mut server = rig.start().await;
+    let server = rig.start().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     table.row("idle memory, no wallet", server.rss_mib(), "MiB", "<= 64");
     let mut wallets = signing::make_wallets(&rig, &server, WALLETS, &mut table).await;
@@ -74,7 +74,7 @@ async fn measure() {
     signing::measure(&rig, &server, &mut wallets, signatures, &mut table).await;
     let after = bare::signatures(&dealt, signatures - signatures / 2);
     table.ratio(&[before, after].concat());
-    server.stop();
+    server.stop().await;
 
     let fixtures = dealt::Fixtures::new(&rig, dealt).await;
     fixtures.insert(&rig, 10 - WALLETS).await;
@@ -82,7 +82,7 @@ async fn measure() {
     sessions::measure(&mut rig, &fixtures, OPEN_SESSIONS, &mut table).await;
     fixtures.fill_up(&rig, 10_000);
     start_up(&mut rig, 10_000, &mut table).await;
-    table.print();
+    println!("{}", machine::describe());
 }
 
 /// From exec to the line `listening`, and to the first 200 of `/readyz`, which asks token, database and node.
@@ -91,11 +91,11 @@ async fn start_up(rig: &mut Rig, wallets: usize, table: &mut Table) {
     assert_eq!(found, wallets);
     let (mut listening, mut ready, mut memory) = (vec![], vec![], 0.0);
     for _ in 0..STARTS {
-        let mut server = rig.start().await;
+        let server = rig.start().await;
         listening.push(server.listening);
         ready.push(server.ready);
         memory = server.rss_mib();
-        server.stop();
+        server.stop().await;
     }
     let of = |what: &str| format!("{what}, {wallets} wallets");
     table.row(

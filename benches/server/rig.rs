@@ -216,12 +216,18 @@ impl Server {
         machine::rss(self.id()) / 1024.0
     }
 
-    /// Tells it to stop and waits for its orderly end.
-    pub(crate) fn stop(&mut self) {
+    /// Tells it to stop and waits for its orderly end; meanwhile our side closes its connections.
+    pub(crate) async fn stop(mut self) {
         let id = self.id().to_string();
         let told = Command::new("kill").args(["-TERM", &id]).status();
         assert!(told.unwrap().success());
-        assert!(self.process.wait().unwrap().success());
+        let ended = loop {
+            match self.process.try_wait().unwrap() {
+                Some(status) => break status,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        assert!(ended.success());
     }
 }
 
@@ -233,8 +239,12 @@ impl Drop for Server {
     }
 }
 
+/// The program with the token's configuration and nothing else of our environment.
 fn countersignd() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_countersignd"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersignd"));
+    let token = std::env::var_os("SOFTHSM2_CONF").unwrap();
+    command.env_clear().env("SOFTHSM2_CONF", token);
+    command
 }
 
 fn start_node(port: u16) -> Child {

@@ -23,7 +23,7 @@ pub(crate) async fn measure(rig: &mut Rig, fixtures: &Fixtures, count: usize, ta
     // All sessions must still be open when the last one is.
     rig.configure("[mpc]\nsession_ttl_seconds = 3600\nkept_state_ttl_seconds = 3600");
     let address = format!("0x{}", hex::encode(fixtures.key.public.address));
-    let mut server = rig.start().await;
+    let server = rig.start().await;
     rig.fund(&address).await;
     let identity = rig.client.identity().await.unwrap();
     let (first, rest) = profiles.split_at(WARM_UP);
@@ -38,7 +38,7 @@ pub(crate) async fn measure(rig: &mut Rig, fixtures: &Fixtures, count: usize, ta
     let full = rss(server.id());
     let waiting = rig.number("SELECT COUNT(*) FROM sessions WHERE state = 'r1_done'");
     assert_eq!(waiting, profiles.len());
-    server.stop();
+    server.stop().await;
     table.row("memory before sessions", idle, "MiB", "<= 64");
     table.row(
         &format!("memory with {count} open sessions"),

@@ -1,23 +1,28 @@
-//! The table that is printed.
+//! The table, printed row by row as the figures come.
 
 use crate::bare::Bare;
 use crate::machine;
 
-/// Rows in the order in which they were measured.
-#[derive(Default)]
+/// What later rows need from earlier ones.
 pub(crate) struct Table {
-    rows: Vec<(String, String, String)>,
     server: f64,
 }
 
 impl Table {
-    /// Adds a figure. `target` is empty where there is none.
-    pub(crate) fn row(&mut self, what: &str, value: f64, unit: &str, target: &str) {
-        let value = format!("{value:.2} {unit}");
-        self.rows.push((what.to_owned(), value, target.to_owned()));
+    /// Prints the head.
+    pub(crate) fn new() -> Self {
+        println!("{}", machine::describe());
+        println!("{:<46} {:>14}   target", "", "measured");
+        Self { server: 0.0 }
     }
 
-    /// Adds the server's CPU per signature, in milliseconds; [`Table::ratio`] needs it.
+    /// Prints a figure. `target` is empty where there is none.
+    pub(crate) fn row(&mut self, what: &str, value: f64, unit: &str, target: &str) {
+        let value = format!("{value:.2} {unit}");
+        println!("{what:<46} {value:>14}   {target}");
+    }
+
+    /// Prints the server's CPU per signature, in milliseconds; [`Table::ratio`] needs it.
     pub(crate) fn server(&mut self, milliseconds: f64) {
         self.server = milliseconds;
         self.row("server CPU per signature", milliseconds, "ms", "");
@@ -31,14 +36,5 @@ impl Table {
         self.row("bare protocol, P1 CPU per signature", p1, "ms", "");
         self.row("bare protocol, P2 CPU per signature", p2, "ms", "");
         self.row("server / bare P2", self.server / p2, "", "<= 2");
-    }
-
-    /// Prints all rows.
-    pub(crate) fn print(&self) {
-        println!("\n{}", machine::describe());
-        println!("{:<46} {:>12}   target", "", "measured");
-        for (what, value, target) in &self.rows {
-            println!("{what:<46} {value:>12}   {target}");
-        }
     }
 }
