@@ -12,9 +12,9 @@ test: ## run all that CI runs; installs what is missing
 demo: ## create a wallet and see a transaction mined on a local node; leaves nothing running
 	@scripts/demo.sh
 
-bench: ## measure the protocol and the whole server (release build, several minutes)
+bench: ## measure the protocol, the token and the whole server (optimised build, then about four minutes)
 	@scripts/setup.sh softhsm peers programs
-	cargo bench --workspace --locked
+	cargo bench --workspace --locked --bench signature --bench envelope --bench server
 
 test-long: ## everything in `make test`, then the tests marked ignored because they are slow
 	@scripts/test.sh

@@ -1,6 +1,7 @@
 //! JSON of the appliance's API as the client sends and reads it (`protocol.md` sections 2.3, 2.4, 2.9 and 2.10).
 //!
-//! Answers may grow fields; the client ignores those it does not know and trusts none without checking it.
+//! Answers may grow fields; the client ignores those it does not know and trusts none without checking it. Ids, nonces,
+//! hashes and states are short words of plain characters or the answer is refused: they are stored, shown and put into paths.
 
 use alloy_primitives::{Address, Bytes, U256};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -69,12 +70,15 @@ pub struct ContinueProfile {
 #[serde(rename_all = "camelCase")]
 pub struct KeygenAnswer {
     /// The profile being created.
+    #[serde(deserialize_with = "word")]
     pub profile_id: String,
     /// Answers 1 and 2.
+    #[serde(default, deserialize_with = "optional_word")]
     pub keygen_session_id: Option<String>,
     /// Answers 2 and 3.
     pub session_wallet_address: Option<Address>,
     /// `keygen_round_1`, `keygen_round_2` or `active`.
+    #[serde(deserialize_with = "word")]
     pub status: String,
     /// Sealed answer of P2.
     pub mpc_message: String,
@@ -85,16 +89,19 @@ pub struct KeygenAnswer {
 #[serde(rename_all = "camelCase")]
 pub struct Profile {
     /// The profile's id.
+    #[serde(deserialize_with = "word")]
     pub profile_id: String,
     /// Its name on the server.
     pub name: String,
     /// Its address once there is one.
     pub session_wallet_address: Option<Address>,
     /// `keygen`, `pending`, `active` or `destroyed`.
+    #[serde(deserialize_with = "word")]
     pub status: String,
     /// Generation in use.
     pub key_generation: Option<u64>,
     /// State of the key, for instance `STABLE` or `QUARANTINED`.
+    #[serde(default, deserialize_with = "optional_word")]
     pub key_state: Option<String>,
 }
 
@@ -135,8 +142,10 @@ pub struct Prepared {
     /// The transaction the server wants to sign.
     pub unsigned_tx: UnsignedTx,
     /// The signing session.
+    #[serde(deserialize_with = "word")]
     pub session_id: String,
     /// What would be signed, hex. Only compared with our own.
+    #[serde(deserialize_with = "word")]
     pub digest: String,
     /// Unix time in seconds after which the session is void.
     pub expires_at: i64,
@@ -145,8 +154,10 @@ pub struct Prepared {
     /// Attempt, from 1.
     pub attempt: u32,
     /// 32 bytes hex.
+    #[serde(deserialize_with = "word")]
     pub server_nonce: String,
     /// The policy decision behind the session.
+    #[serde(deserialize_with = "word")]
     pub policy_decision_id: String,
 }
 
@@ -241,8 +252,10 @@ pub struct RoundOneAnswer {
 #[serde(rename_all = "camelCase")]
 pub struct RoundTwoAnswer {
     /// Hash of the signed transaction.
+    #[serde(deserialize_with = "word")]
     pub tx_hash: String,
     /// `submitted` or `broadcasting`.
+    #[serde(deserialize_with = "word")]
     pub status: String,
 }
 
@@ -263,6 +276,7 @@ pub struct Restarted {
     /// The new attempt.
     pub attempt: u32,
     /// Its 32-byte nonce, hex.
+    #[serde(deserialize_with = "word")]
     pub server_nonce: String,
 }
 
@@ -271,20 +285,45 @@ pub struct Restarted {
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     /// The session.
+    #[serde(deserialize_with = "word")]
     pub session_id: String,
     /// Its state, for instance `created` or `signed`.
+    #[serde(deserialize_with = "word")]
     pub state: String,
     /// Attempt in progress.
     pub attempt: u32,
     /// Hash of the signed transaction, once there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_word")]
     pub tx_hash: Option<String>,
     /// `broadcasting`, `submitted`, `mined`, `reverted` or `replaced`, once signed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_word")]
     pub status: Option<String>,
     /// Block it was mined in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_number: Option<Quantity>,
+}
+
+/// Longest word of an answer: a digest takes 66 characters, an id 36.
+const LONGEST_WORD: usize = 128;
+
+/// SECURITY: everything of an answer that is kept passes here. Other characters could forge a path (`../`, `?`) or drive a
+/// terminal, and a longer text could make the wallet file too large to be read again.
+fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b':');
+    let valid = (1..=LONGEST_WORD).contains(&text.len()) && text.bytes().all(plain);
+    valid
+        .then_some(text)
+        .ok_or_else(|| D::Error::custom("not an identifier"))
+}
+
+/// [`word`], or nothing.
+fn optional_word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    struct Word(#[serde(deserialize_with = "word")] String);
+    Ok(Option::<Word>::deserialize(deserializer)?.map(|Word(text)| text))
 }
 
 impl Session {
@@ -327,4 +366,51 @@ pub enum Retry {
     Restart,
     /// Nothing.
     Never,
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn session(field: &str, value: &str) -> Result<Session, serde_json::Error> {
+        let mut answer = json!({"sessionId": "0190-a:1_b", "state": "R1_DONE", "attempt": 1});
+        answer
+            .as_object_mut()
+            .unwrap()
+            .insert(field.to_owned(), value.into());
+        serde_json::from_value(answer)
+    }
+
+    #[test]
+    fn words_of_an_answer_are_short_and_plain() {
+        let hash = format!("0x{}", "aB".repeat(32));
+        assert_eq!(session("txHash", &hash).unwrap().tx_hash, Some(hash));
+        assert!(session("status", &"x".repeat(128)).is_ok());
+        for field in ["sessionId", "state", "txHash", "status"] {
+            for hostile in [
+                "",
+                "a/../b",
+                "a?b",
+                "a#b",
+                "a b",
+                "a.b",
+                "\u{1b}[2J",
+                "\u{202e}x",
+                &"x".repeat(129),
+            ] {
+                assert!(session(field, hostile).is_err(), "{field} {hostile:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn optional_words_may_be_null_or_missing() {
+        let answer = json!({"sessionId": "s", "state": "created", "attempt": 1, "txHash": null});
+        let session: Session = serde_json::from_value(answer).unwrap();
+        assert!(session.tx_hash.is_none() && session.status.is_none());
+    }
 }

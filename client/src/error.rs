@@ -51,6 +51,25 @@ pub enum ClientError {
          or `countersign send {1} --abandon` to give it up"
     )]
     PaymentOpen(String, WalletName),
+    /// The same payment is signed already, and the run that signed it ended before it said so.
+    #[error(
+        "this payment is signed already, by a run that ended before it said so ({0}): run `countersign send {1} --resume` \
+         to see it; after that the same command is a second payment"
+    )]
+    Unreported(String, WalletName),
+    /// The server offers another account nonce than that of a payment that was given up but may have been signed.
+    #[error(
+        "the server offers account nonce {offered}, but the payment given up on chain {chain_id} had nonce {given_up}: if it \
+         was signed after all, both would be paid. Look at the chain first; --other-nonce pays nevertheless"
+    )]
+    OtherNonce {
+        /// EIP-155 chain id.
+        chain_id: u64,
+        /// Nonce of the payment that was given up.
+        given_up: u64,
+        /// Nonce the server offers now.
+        offered: u64,
+    },
     /// There is no payment to continue.
     #[error("wallet {0} has no unfinished payment")]
     NoPayment(WalletName),
@@ -68,8 +87,11 @@ pub enum ClientError {
     /// Another transaction with the same nonce was mined instead.
     #[error("transaction {0} was replaced by another one with the same nonce")]
     Replaced(String),
-    /// The transaction was not mined within the waiting time.
-    #[error("transaction {0} is not mined yet; it is signed, and the server keeps broadcasting it")]
+    /// The transaction was not seen mined within the waiting time, or the server could not be asked.
+    #[error(
+        "transaction {0} is signed but was not seen mined yet: the appliance keeps broadcasting it; do not pay again, \
+         `--resume --wait` goes on waiting"
+    )]
     NotMinedYet(String),
     /// The command line asks for something impossible.
     #[error("{0}")]
@@ -122,7 +144,11 @@ impl ClientError {
             Self::Call(CallError::Server(_)) => 6,
             Self::Identity(_) | Self::Mismatch(_) | Self::Answer(_) | Self::Protocol(_) => 8,
             Self::Declined => 9,
-            Self::PaymentOpen(..) | Self::NoPayment(_) | Self::NotAbandonable(_) => 10,
+            Self::PaymentOpen(..)
+            | Self::Unreported(..)
+            | Self::OtherNonce { .. }
+            | Self::NoPayment(_)
+            | Self::NotAbandonable(_) => 10,
             Self::Reverted(_) | Self::Replaced(_) => 11,
             Self::NotMinedYet(_) => 12,
         }
@@ -136,11 +162,12 @@ Exit codes:
   2   usage or configuration: wrong option, unknown wallet or chain, name taken, wallet in use
   3   wrong passphrase
   4   the wallet file is damaged or cannot be read or written
-  5   the appliance cannot be reached; running the same command again is safe
-  6   the appliance refused; its message and code say why
+  5   the appliance cannot be reached; the same command again pays at most once, or ends with 10
+  6   the appliance refused; its message and code say why; a payment that was started stays open (see 10)
   7   the wallet is QUARANTINED; nothing is signed with it any more
   8   the appliance is not credible: wrong identity, another transaction than asked for, failed protocol step
   9   you did not agree
-  10  an earlier payment is unfinished (--resume, --abandon), or there is none
+  10  an earlier payment is unfinished or was not reported (--resume, --abandon), or there is none
   11  the transaction was mined but reverted, or was replaced
-  12  the transaction is signed but was not mined within the waiting time";
+  12  the transaction is signed but was not seen mined within the waiting time; the same command again
+      would be a second payment: use --resume --wait";

@@ -73,6 +73,9 @@ pub enum KeystoreError {
     /// The operating system gave no randomness.
     #[error("the system gives no randomness")]
     Random,
+    /// The file would be longer than what is read back; the one before it was not touched.
+    #[error("the wallet would become too large to be read again: nothing was written")]
+    TooLarge,
     /// The content could not be encoded.
     #[error("the wallet could not be encoded")]
     Encode,
@@ -289,8 +292,10 @@ impl Keystore {
     /// `new_passphrase` protects the copy in this keystore. The share is checked against its public values and
     /// fingerprint before anything is written.
     ///
+    /// SECURITY: one file per share: a second copy beside the first would have a suspect count and a ban of its own (A01).
+    ///
     /// # Errors
-    /// [`KeystoreError::Exists`] if there is a wallet of that name; [`KeystoreError::Damaged`] if anything disagrees.
+    /// [`KeystoreError::Exists`] if there is a wallet of that name or of that profile; [`KeystoreError::Damaged`] if anything disagrees.
     pub fn import(
         &self,
         file: &Path,
@@ -303,14 +308,27 @@ impl Keystore {
             source: io::ErrorKind::NotFound.into(),
         };
         let bytes = disk::read(file)?.ok_or_else(missing)?;
-        let exported_as = format::parse(&bytes)?.header.name;
-        let name = name.unwrap_or(exported_as);
+        let exported = format::parse(&bytes)?.header;
+        let name = name.unwrap_or(exported.name);
         if self.contains(&name) {
             return Err(KeystoreError::Exists(self.path(&name)));
+        }
+        if let Some(profile_id) = &exported.profile_id {
+            self.refuse_second_copy(profile_id)?;
         }
         let (record, _) = unlock(&bytes, passphrase)?;
         record.verify()?;
         self.insert(&name, record, FileKey::create(new_passphrase, self.cost)?)
+    }
+
+    /// Fails if a wallet of this keystore belongs to `profile_id`.
+    fn refuse_second_copy(&self, profile_id: &str) -> Result<(), KeystoreError> {
+        for (name, header) in self.list()? {
+            if header.is_ok_and(|header| header.profile_id.as_deref() == Some(profile_id)) {
+                return Err(KeystoreError::Exists(self.path(&name)));
+            }
+        }
+        Ok(())
     }
 
     fn insert(

@@ -27,19 +27,21 @@ impl Output {
         if self.json {
             println!("{value}");
         } else {
-            lines.iter().for_each(|line| println!("{line}"));
+            lines.iter().for_each(|line| println!("{}", clean(line)));
         }
     }
 
     /// Something to know while waiting.
     pub(crate) fn note(self, text: &str) {
-        eprintln!("{text}");
+        eprintln!("{}", clean(text));
     }
 
     /// A step of a flow.
     pub(crate) fn step(self, step: &Step) {
         self.note(&match step {
-            Step::Resuming => "continuing what an earlier run started".to_owned(),
+            Step::Resuming => {
+                "an earlier run was interrupted: starting anew with another key".to_owned()
+            }
             Step::Keygen(request) => {
                 format!("[{request}/3] generating the key together with the appliance")
             }
@@ -66,7 +68,7 @@ impl Output {
             self.note("no terminal to ask on: use --yes to agree in advance");
             return false;
         }
-        eprint!("{question} [y/N] ");
+        eprint!("{} [y/N] ", clean(question));
         let mut answer = String::new();
         let asked = io::stderr()
             .flush()
@@ -87,8 +89,49 @@ impl Output {
                 "{}",
                 json!({"error": message, "code": error.server_code(), "exitCode": error.exit_code()})
             );
+        } else if matches!(error, ClientError::Config(_)) {
+            // Our own file, and the parser's message shows the line in question below itself.
+            let lines: Vec<_> = message.lines().map(clean).collect();
+            eprintln!("error: {}", lines.join("\n"));
         } else {
-            eprintln!("error: {message}");
+            eprintln!("error: {}", clean(&message));
         }
+    }
+}
+
+/// `line` without anything that moves the cursor, ends the line or reorders what is shown.
+///
+/// SECURITY: the server writes parts of what is printed; it must not be able to overwrite the rest, least of all an address.
+fn clean(line: &str) -> String {
+    let harmless = |character: char| match character {
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => false,
+        other => !other.is_control(),
+    };
+    line.chars()
+        .map(|character| {
+            if harmless(character) {
+                character
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_drives_a_terminal_is_printed() {
+        let hostile =
+            "a\u{1b}[2A\r\n\u{9b}2K\u{7f}\u{200b}\u{200f}\u{202a}\u{202e}\u{2066}\u{2069}b";
+        let shown = clean(hostile);
+        assert_eq!(
+            shown,
+            "a\u{fffd}[2A\u{fffd}\u{fffd}\u{fffd}2K".to_owned() + &"\u{fffd}".repeat(7) + "b"
+        );
+        let harmless = "  address       0xAb \u{2014} \u{e4}\u{4e2d}";
+        assert_eq!(clean(harmless), harmless);
     }
 }

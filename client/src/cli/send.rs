@@ -11,7 +11,7 @@ use crate::{
     Appliance, ClientError,
     api::Session,
     flows::{
-        payment::{self, Resumed},
+        payment::{self, Abandoned, Resumed},
         send::{self, Proposal, Sent},
     },
     keystore::{Wallet, WalletName},
@@ -64,9 +64,12 @@ pub(super) struct Command {
     /// Continue the payment that was interrupted
     #[arg(long, conflicts_with_all = ["to", "value", "abandon"])]
     resume: bool,
-    /// Give the interrupted payment up; refused if it may have been signed
+    /// Give the interrupted payment up; refused unless the appliance says that it is over and not signed
     #[arg(long, conflicts_with_all = ["to", "value"])]
     abandon: bool,
+    /// Accept another account nonce than that of a payment you gave up: if that one was signed after all, both are paid
+    #[arg(long, conflicts_with_all = ["resume", "abandon"])]
+    other_nonce: bool,
 }
 
 impl Command {
@@ -76,11 +79,8 @@ impl Command {
             .keystore()
             .open(&self.name, &context.passphrase(&self.name)?)?;
         if self.abandon {
-            payment::abandon(&mut wallet, &appliance).await?;
-            context.output.result(
-                &json!({"abandoned": true}),
-                &["given up: nothing was paid".to_owned()],
-            );
+            let abandoned = payment::abandon(&mut wallet, &appliance).await?;
+            report_abandoned(abandoned, context.output);
             return Ok(());
         }
         let found = if self.resume {
@@ -89,9 +89,11 @@ impl Command {
             })
             .await?
         } else {
-            Resumed::Proposal(
-                send::propose(&mut wallet, &appliance, self.intent(&appliance)?).await?,
-            )
+            let intent = self.intent(&appliance)?;
+            if self.other_nonce {
+                wallet.forget_given_up(intent.chain_id)?;
+            }
+            Resumed::Proposal(send::propose(&mut wallet, &appliance, intent).await?)
         };
         let sent = match found {
             Resumed::Sent(sent) => sent,
@@ -100,8 +102,12 @@ impl Command {
                     .await?
             }
         };
-        self.report(&wallet, &appliance, &sent, context.output)
-            .await
+        let outcome = self
+            .report(&wallet, &appliance, &sent, context.output)
+            .await;
+        // Only now: a run that ends before it has shown the hash must not look like a payment that can be made again.
+        let noted = payment::reported(&mut wallet);
+        outcome.and(noted)
     }
 
     fn intent(&self, appliance: &Appliance) -> Result<Intent, ClientError> {
@@ -180,6 +186,20 @@ impl Command {
         output.result(&value, &lines);
         Ok(())
     }
+}
+
+fn report_abandoned(abandoned: Abandoned, output: Output) {
+    let (text, last_message_left) = match abandoned {
+        Abandoned::Unsigned => ("given up: nothing was paid", false),
+        Abandoned::SaidUnsigned => (
+            "given up: the appliance says it was not signed; until its account nonce is used, no other one is accepted",
+            true,
+        ),
+    };
+    output.result(
+        &json!({"abandoned": true, "lastMessageLeft": last_message_left}),
+        &[text.to_owned()],
+    );
 }
 
 /// An address, whose checksum is checked if it has one.

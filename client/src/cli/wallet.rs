@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create a wallet, or continue a creation that was interrupted
+    /// Create a wallet, or start a creation that was interrupted anew
     ///
     /// Generates a device key and, together with the appliance, a key that exists nowhere as a whole. The address is shown
     /// only after a test signature has proven that both shares work. Run the same command again after any interruption.

@@ -1,7 +1,9 @@
 //! Creating a wallet: device key, two-party key generation, proof that both shares work (`protocol.md` section 2.3).
 //!
-//! INVARIANT: the address is returned only when our share is durably CURRENT, which follows the canary signature.
-//! Running the creation again after any interruption continues it or starts it cleanly anew.
+//! INVARIANT: the address is returned only when our share is durably CURRENT, and a share becomes CURRENT only when this
+//! process has verified the canary signature with it: what the server says about it is no proof (A17).
+//!
+//! A creation that was interrupted starts cleanly anew with another key: nobody has seen the address of the one before.
 
 use countersign_mpc::{
     binding::KeygenBinding,
@@ -14,7 +16,7 @@ use zeroize::Zeroizing;
 use super::{Appliance, MessageBinding, Progress, Step, open, seal};
 use crate::{
     ClientError, Keystore,
-    api::{self, ClientShare, ContinueProfile, CreateProfile, KeygenAnswer, Profile},
+    api::{self, ClientShare, ContinueProfile, CreateProfile, KeygenAnswer},
     identity::Identity,
     keystore::{KeystoreError, Passphrase, Wallet, WalletName, WalletState},
     transport::Request,
@@ -23,7 +25,16 @@ use crate::{
 /// Key generations tried in one run before the user is asked to look at it.
 const MAX_TRIES: u32 = 5;
 
-/// Creates the wallet `name`, or continues its creation. The returned wallet is active.
+/// Server codes after which this key generation is over but a new one may work.
+const LOST: [&str; 4] = [
+    "SESSION_LOST",
+    "SESSION_EXPIRED",
+    "SESSION_STATE_CONFLICT",
+    "IDEMPOTENCY_MISMATCH",
+];
+
+/// Creates the wallet `name`; a wallet of that name whose creation was interrupted gets a new key. The returned wallet is
+/// active.
 ///
 /// # Errors
 /// [`ClientError`]. A wallet that is active already gives [`KeystoreError::Exists`].
@@ -34,7 +45,8 @@ pub async fn create_wallet(
     passphrase: &Passphrase,
     progress: Progress<'_>,
 ) -> Result<Wallet, ClientError> {
-    let mut wallet = if keystore.contains(name) {
+    let existed = keystore.contains(name);
+    let mut wallet = if existed {
         keystore.open(name, passphrase)?
     } else {
         keystore.create(name, &appliance.config().environment_id, passphrase)?
@@ -43,70 +55,26 @@ pub async fn create_wallet(
     match wallet.state() {
         WalletState::Active => return Err(KeystoreError::Exists(keystore.path(name)).into()),
         WalletState::Quarantined => wallet.refuse_if_quarantined()?,
-        WalletState::Staged => {
+        WalletState::Draft | WalletState::Staged if existed => {
+            // The messages of the earlier run are gone with it, so neither its share nor its idempotency key is of use.
             progress(Step::Resuming);
-            if promote_if_active(appliance, &mut wallet).await? {
-                return Ok(wallet);
-            }
-            wallet.restart_draft(false)?;
+            wallet.restart_draft()?;
         }
-        WalletState::Draft => {}
+        WalletState::Draft | WalletState::Staged => {}
     }
     let mut tries = 1;
     loop {
         let Err(error) = generate(appliance, &mut wallet, progress).await else {
             return Ok(wallet);
         };
-        // Request 3 failed: the server may have activated its half nevertheless.
-        let staged = wallet.state() == WalletState::Staged && error.server_code().is_some();
-        if staged && promote_if_active(appliance, &mut wallet).await? {
-            return Ok(wallet);
-        }
-        match restart(&error).filter(|_| tries < MAX_TRIES) {
-            Some(same_key) => wallet.restart_draft(same_key)?,
-            None => return Err(error),
+        let lost = error.server_code().is_some_and(|code| LOST.contains(&code));
+        if !lost || tries == MAX_TRIES {
+            return Err(error);
         }
         progress(Step::Restarting);
+        wallet.restart_draft()?;
         tries += 1;
     }
-}
-
-/// Whether `error` says that this key generation is over but a new one may work: `Some(true)` under the same idempotency key.
-fn restart(error: &ClientError) -> Option<bool> {
-    match error.server_code()? {
-        // The server still knows the profile and starts a new session under it.
-        "SESSION_LOST" | "SESSION_EXPIRED" => Some(true),
-        // An earlier run got through with other bytes: its profile has no address anybody knows, so it is left behind.
-        "IDEMPOTENCY_MISMATCH" | "SESSION_STATE_CONFLICT" => Some(false),
-        _ => None,
-    }
-}
-
-/// After a lost answer 3: the share is STAGED and the server knows whether it activated its half.
-async fn promote_if_active(
-    appliance: &Appliance,
-    wallet: &mut Wallet,
-) -> Result<bool, ClientError> {
-    let profile_id = wallet.draft().and_then(|draft| draft.profile_id.clone());
-    let (Some(profile_id), Some(staged)) = (profile_id, wallet.staged()) else {
-        return Ok(false);
-    };
-    let address = staged.public.address;
-    let profile: Profile = match appliance
-        .call(wallet, &Request::get(api::profile_path(&profile_id)))
-        .await
-    {
-        Err(error) if error.server_code() == Some("PROFILE_NOT_FOUND") => return Ok(false),
-        profile => profile?,
-    };
-    let same_address = profile
-        .session_wallet_address
-        .is_some_and(|theirs| theirs.0 == address);
-    if profile.status == "active" && same_address {
-        wallet.promote(&profile_id)?;
-        return Ok(true);
-    }
-    Ok(false)
 }
 
 /// The three requests.
@@ -154,9 +122,8 @@ async fn generate(
         Ok(wallet.under_suspicion(&session.keygen_session_id, finish)?)
     });
     if let Err(error) = proven {
-        // Never promote it later on the server's word: this answer arrived and did not prove anything.
         if !error.is_quarantined() {
-            wallet.restart_draft(false)?;
+            wallet.restart_draft()?;
         }
         return Err(error);
     }

@@ -9,13 +9,14 @@ use super::{
 use crate::{
     ClientError,
     api::{self, Session},
-    clock,
     keystore::{Payment, Wallet},
-    transport::{CallError, Request},
+    transport::Request,
     units::format_ether,
 };
 
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Longest look at a session while waiting; the last one may overrun the waiting time by this.
+const LONGEST_LOOK: Duration = Duration::from_secs(10);
 
 /// What [`resume`] found.
 #[derive(Debug, Clone)]
@@ -47,6 +48,15 @@ impl Payment {
     }
 }
 
+/// What [`abandon`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abandoned {
+    /// Our last message never left: nothing can have been signed.
+    Unsigned,
+    /// Our last message may have left, and the server says that it did not sign. Its account nonce is remembered.
+    SaidUnsigned,
+}
+
 /// Continues the wallet's last payment: finds out whether it was signed, and prepares the next attempt if it was not.
 ///
 /// # Errors
@@ -66,9 +76,22 @@ pub async fn resume(
             .map(Resumed::Proposal);
     };
     let session_id = offered.prepared.session_id.clone();
-    let session = session(wallet, appliance, &session_id).await?;
+    let session = session(wallet, appliance, &session_id).await;
+    // A hash that is stored here stays what it is, whatever the server says or does not say about it now.
+    let stored = payment.tx_hash.clone();
+    let session = match (session, stored) {
+        (session, Some(tx_hash)) => {
+            let status = session.ok().and_then(|session| session.status);
+            return Ok(Resumed::Sent(Sent {
+                session_id,
+                tx_hash,
+                status: status.unwrap_or_else(|| "broadcasting".to_owned()),
+            }));
+        }
+        (session, None) => session?,
+    };
     if let Some(tx_hash) = session.tx_hash {
-        wallet.update_payment(|payment| payment.tx_hash = Some(tx_hash.clone()))?;
+        wallet.finish_payment(&tx_hash)?;
         let status = session.status.unwrap_or_else(|| "broadcasting".to_owned());
         return Ok(Resumed::Sent(Sent {
             session_id,
@@ -77,9 +100,7 @@ pub async fn resume(
         }));
     }
     // The server has seen no message of this attempt, so it can be used as it is.
-    let unused = session.is_waiting()
-        && session.attempt == offered.attempt
-        && clock::now() < offered.prepared.expires_at;
+    let unused = session.is_waiting() && session.attempt == offered.attempt;
     if !unused {
         restart(wallet, appliance, progress).await?;
     }
@@ -90,33 +111,45 @@ pub async fn resume(
 ///
 /// # Errors
 /// [`ClientError::NotAbandonable`] if our last message left and the server does not say that the attempt is over.
-pub async fn abandon(wallet: &mut Wallet, appliance: &Appliance) -> Result<(), ClientError> {
+pub async fn abandon(wallet: &mut Wallet, appliance: &Appliance) -> Result<Abandoned, ClientError> {
+    appliance.owns(wallet)?;
     let Some(payment) = wallet.payment().filter(|payment| payment.is_open()) else {
         return Err(ClientError::NoPayment(wallet.name().clone()));
     };
-    if let Some(offered) = payment.offered.clone().filter(|offered| offered.released) {
-        let session = match session(wallet, appliance, &offered.prepared.session_id).await {
-            // A session the server does not know is one it cannot sign in.
-            Err(ClientError::Call(CallError::Server(error))) if error.status == 404 => {
-                return Ok(wallet.set_payment(None)?);
-            }
-            session => session?,
-        };
-        if let Some(tx_hash) = session.tx_hash {
-            wallet.update_payment(|payment| payment.tx_hash = Some(tx_hash))?;
-            return Err(ClientError::NotAbandonable("signed".to_owned()));
-        }
-        if session.is_open() {
+    let released = payment.offered.clone().filter(|offered| offered.released);
+    let Some(offered) = released else {
+        wallet.give_up_payment()?;
+        return Ok(Abandoned::Unsigned);
+    };
+    match session(wallet, appliance, &offered.prepared.session_id).await {
+        Ok(Session {
+            tx_hash: Some(_), ..
+        }) => return Err(ClientError::NotAbandonable("signed".to_owned())),
+        Ok(session) if session.is_open() => {
             return Err(ClientError::NotAbandonable(session.state));
         }
+        // A session the server does not know is one it cannot sign in.
+        Err(error) if error.server_code() != Some("NOT_FOUND") => return Err(error),
+        Ok(_) | Err(_) => {}
     }
-    Ok(wallet.set_payment(None)?)
+    wallet.give_up_payment()?;
+    Ok(Abandoned::SaidUnsigned)
+}
+
+/// Notes that the user was told the hash of the last payment. From then on the same payment again is a second one.
+///
+/// # Errors
+/// The keystore's file errors.
+pub fn reported(wallet: &mut Wallet) -> Result<(), ClientError> {
+    Ok(wallet.update_payment(|payment| payment.reported = true)?)
 }
 
 /// Polls until the transaction is mined and returns the session's last state.
 ///
+/// The payment is signed by now, so no failure to look may appear as a failure to pay: looks that fail are repeated.
+///
 /// # Errors
-/// [`ClientError::Reverted`], [`ClientError::Replaced`], or [`ClientError::NotMinedYet`] after `timeout`.
+/// [`ClientError::Reverted`], [`ClientError::Replaced`], or [`ClientError::NotMinedYet`] after `timeout`; no other.
 pub async fn wait_until_mined(
     wallet: &Wallet,
     appliance: &Appliance,
@@ -126,17 +159,18 @@ pub async fn wait_until_mined(
 ) -> Result<Session, ClientError> {
     let start = tokio::time::Instant::now();
     loop {
-        let session = session(wallet, appliance, &sent.session_id).await?;
-        match session.status.as_deref() {
-            Some("mined") => return Ok(session),
-            Some("reverted") => return Err(ClientError::Reverted(sent.tx_hash.clone())),
-            Some("replaced") => return Err(ClientError::Replaced(sent.tx_hash.clone())),
-            _ if start.elapsed() >= timeout => {
-                return Err(ClientError::NotMinedYet(sent.tx_hash.clone()));
+        let look = session(wallet, appliance, &sent.session_id);
+        if let Ok(Ok(session)) = tokio::time::timeout(LONGEST_LOOK, look).await {
+            match session.status.as_deref() {
+                Some("mined") => return Ok(session),
+                Some("reverted") => return Err(ClientError::Reverted(sent.tx_hash.clone())),
+                Some("replaced") => return Err(ClientError::Replaced(sent.tx_hash.clone())),
+                _ => progress(&session, start.elapsed()),
             }
-            _ => {}
         }
-        progress(&session, start.elapsed());
+        if start.elapsed() >= timeout {
+            return Err(ClientError::NotMinedYet(sent.tx_hash.clone()));
+        }
         tokio::time::sleep(POLL_EVERY).await;
     }
 }
@@ -144,15 +178,19 @@ pub async fn wait_until_mined(
 /// The server's view of a session.
 ///
 /// # Errors
-/// [`ClientError::Call`].
+/// [`ClientError::Call`], [`ClientError::Answer`] if it describes another session.
 pub async fn session(
     wallet: &Wallet,
     appliance: &Appliance,
     session_id: &str,
 ) -> Result<Session, ClientError> {
-    appliance
+    let session: Session = appliance
         .call(wallet, &Request::get(api::session_path(session_id)))
-        .await
+        .await?;
+    let asked = session.session_id == session_id;
+    asked
+        .then_some(session)
+        .ok_or(ClientError::Answer("it describes another session"))
 }
 
 /// Drops the proposal that the user did not agree to, unless an earlier run may have signed it.

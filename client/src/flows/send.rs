@@ -28,8 +28,8 @@ use crate::{
 /// Attempts made in one run before the user is asked to look at it.
 const MAX_TRIES: u32 = 3;
 
-/// An attempt lives 120 s at the server, and a little until it is swept.
-const LONGEST_LAPSE: Duration = Duration::from_secs(150);
+/// The server refuses a restart while it checks a message, or until it has swept a lapsed session (every 2 s).
+const LONGEST_LAPSE: Duration = Duration::from_secs(30);
 const LAPSE_POLL: Duration = Duration::from_secs(2);
 
 /// Server codes after which a session may be started anew without asking: nothing was checked, or the session was lost.
@@ -63,7 +63,8 @@ pub struct Sent {
 /// A payment of which no protocol message ever left is replaced; if it is the same intent, its idempotency key is used again.
 ///
 /// # Errors
-/// [`ClientError::PaymentOpen`], [`ClientError::Mismatch`], or that the server refused.
+/// [`ClientError::PaymentOpen`], [`ClientError::Unreported`], [`ClientError::Mismatch`], [`ClientError::OtherNonce`], or
+/// that the server refused.
 pub async fn propose(
     wallet: &mut Wallet,
     appliance: &Appliance,
@@ -76,7 +77,16 @@ pub async fn propose(
         created_at: clock::now(),
         offered: None,
         tx_hash: None,
+        reported: false,
     };
+    if let Some(signed) = wallet.unreported()
+        && signed.intent == payment.intent
+    {
+        return Err(ClientError::Unreported(
+            signed.describe(),
+            wallet.name().clone(),
+        ));
+    }
     match wallet.payment().filter(|earlier| earlier.is_open()) {
         Some(earlier) if earlier.is_started() => {
             return Err(ClientError::PaymentOpen(
@@ -152,6 +162,17 @@ pub(super) fn compare(
     if offer.attempt == 0 {
         return Err(ClientError::Answer("attempts count from 1"));
     }
+    let (chain_id, offered) = (intent.chain_id, agreed.transaction().nonce);
+    if let Some(given_up) = wallet
+        .given_up(chain_id)
+        .filter(|&given_up| given_up != offered)
+    {
+        return Err(ClientError::OtherNonce {
+            chain_id,
+            given_up,
+            offered,
+        });
+    }
     Ok(Proposal {
         agreed,
         from: slot.address(),
@@ -188,8 +209,8 @@ pub async fn sign(
     }
 }
 
-/// Asks for a new attempt of the payment's session: same transaction, same nonce, so at most one can be mined. While the
-/// server still holds the earlier attempt open, waits for it to lapse.
+/// Asks for a new attempt of the payment's session: same transaction, same nonce, so at most one can be mined. The server
+/// forgets the earlier attempt at once, unless it is checking a message of it: then this waits until that has ended.
 pub(super) async fn restart(
     wallet: &mut Wallet,
     appliance: &Appliance,
@@ -213,8 +234,11 @@ pub(super) async fn restart(
             Ok(restarted) => break restarted,
             Err(error) => error,
         };
-        let held = error.server_code() == Some("SESSION_STATE_CONFLICT")
-            && session(wallet, appliance, &session_id).await?.is_open();
+        if error.server_code() != Some("SESSION_STATE_CONFLICT") {
+            return Err(error);
+        }
+        let seen = session(wallet, appliance, &session_id).await?;
+        let held = seen.is_open() && seen.tx_hash.is_none();
         if !held || start.elapsed() > LONGEST_LAPSE {
             return Err(error);
         }
@@ -299,7 +323,7 @@ async fn attempt(
     let answer: RoundTwoAnswer = appliance
         .call(wallet, &Request::post(api::SIGN, &round)?)
         .await?;
-    wallet.update_payment(|payment| payment.tx_hash = Some(answer.tx_hash.clone()))?;
+    wallet.finish_payment(&answer.tx_hash)?;
     Ok(Sent {
         session_id,
         tx_hash: answer.tx_hash,

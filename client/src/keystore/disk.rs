@@ -88,33 +88,38 @@ pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeystoreError> 
         path: path.to_owned(),
         source,
     };
-    match write_synced(path, bytes) {
+    let file = match create_new(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(KeystoreError::Exists(path.to_owned()))
+            return Err(KeystoreError::Exists(path.to_owned()));
         }
-        Err(error) => {
-            fs::remove_file(path).map_err(failed)?;
-            Err(failed(error))
-        }
-        Ok(()) => sync_parent(path).map_err(failed),
+        file => file.map_err(failed)?,
+    };
+    if let Err(error) = write_synced(file, bytes) {
+        // Half a file, and surely ours: we have just created it.
+        fs::remove_file(path).map_err(failed)?;
+        return Err(failed(error));
     }
+    sync_parent(path).map_err(failed)
 }
 
 fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => write_synced(temporary, bytes)?,
+        _ => write_synced(create_new(temporary)?, bytes)?,
     }
     fs::rename(temporary, path)?;
     sync_parent(path)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)?;
+        .open(path)
+}
+
+fn write_synced(mut file: File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }

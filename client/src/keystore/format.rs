@@ -199,15 +199,22 @@ impl FileKey {
 }
 
 /// A whole file from its header and plaintext. `plaintext` is overwritten.
+///
+/// # Errors
+/// [`KeystoreError::TooLarge`] if [`parse`] would refuse the file.
 pub(super) fn seal(
     header: &Header,
     key: &FileKey,
     mut plaintext: Zeroizing<Vec<u8>>,
 ) -> Result<Vec<u8>, KeystoreError> {
     let json = serde_json::to_vec(header).map_err(|_| KeystoreError::Encode)?;
+    let total = PREFIX + json.len() + NONCE + plaintext.len() + TAG + CHECKSUM;
+    // What parse() would refuse is not written: the file before it stays, and stays readable.
+    if json.len() > MAX_HEADER || total > MAX_FILE {
+        return Err(KeystoreError::TooLarge);
+    }
     let length = u32::try_from(json.len()).map_err(|_| KeystoreError::Encode)?;
-    let mut file =
-        Vec::with_capacity(PREFIX + json.len() + NONCE + plaintext.len() + TAG + CHECKSUM);
+    let mut file = Vec::with_capacity(total);
     file.extend_from_slice(MAGIC);
     file.extend_from_slice(&VERSION.to_be_bytes());
     file.extend_from_slice(&length.to_be_bytes());
@@ -305,5 +312,37 @@ impl Parsed<'_> {
                 KeystoreError::Damaged("it was changed by something other than this program")
             })?;
         Ok(plaintext)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn sealed(profile_id: usize, plaintext: usize) -> Result<Vec<u8>, KeystoreError> {
+        let passphrase = Passphrase::new(Zeroizing::new("correct horse".to_owned()));
+        let key = FileKey::create(&passphrase, KdfParams::FLOOR).unwrap();
+        let header = Header {
+            name: "main".parse().unwrap(),
+            environment_id: "ab".repeat(32),
+            state: WalletState::Draft,
+            profile_id: Some("x".repeat(profile_id)),
+            address: None,
+            key_generation: None,
+            fingerprint: None,
+            kdf: key.kdf(),
+        };
+        seal(&header, &key, Zeroizing::new(vec![0; plaintext]))
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        assert!(parse(&sealed(15_000, 900_000).unwrap()).is_ok());
+        for (profile_id, plaintext) in [(MAX_HEADER, 0), (0, MAX_FILE)] {
+            let refused = sealed(profile_id, plaintext);
+            assert!(matches!(refused, Err(KeystoreError::TooLarge)));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Plaintext: five elements, each a 4-byte big-endian length and its bytes: the tag `wallet/1`, the metadata (JSON, nothing
 //! in it is secret), the device key (32 bytes), the CURRENT share, the STAGED share (empty when absent).
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use countersign_mpc::{
     owner_proof::DeviceKey,
@@ -44,6 +44,9 @@ pub(super) struct Meta {
     pub(super) suspect_events: u32,
     pub(super) quarantine: Option<Quarantine>,
     pub(super) payment: Option<Payment>,
+    /// Account nonces, by chain, of payments that were given up after our last message may have left.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) given_up: BTreeMap<u64, u64>,
 }
 
 /// A key generation that was started.
@@ -110,6 +113,9 @@ pub struct Payment {
     pub offered: Option<Offered>,
     /// Transaction hash once the server has signed.
     pub tx_hash: Option<String>,
+    /// Whether the user was told that hash. If not, the same payment again may be the attempt to pay once.
+    #[serde(default)]
+    pub reported: bool,
 }
 
 /// The server's session for a payment.
@@ -129,11 +135,10 @@ pub struct Offered {
 }
 
 impl Draft {
-    /// A draft under `idempotency_key`, or under a fresh one.
-    pub(super) fn new(idempotency_key: Option<String>) -> Self {
-        let idempotency_key = idempotency_key.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    /// A draft under a fresh idempotency key.
+    pub(super) fn new() -> Self {
         Self {
-            idempotency_key,
+            idempotency_key: uuid::Uuid::now_v7().to_string(),
             profile_id: None,
             keygen_session_id: None,
         }
@@ -141,6 +146,13 @@ impl Draft {
 }
 
 impl Payment {
+    /// Chain and account nonce of the offered transaction.
+    #[must_use]
+    pub fn account_nonce(&self) -> Option<(u64, u64)> {
+        let nonce = self.offered.as_ref()?.prepared.unsigned_tx.nonce;
+        Some((self.intent.chain_id, u64::try_from(nonce.0).ok()?))
+    }
+
     /// Whether the payment waits to be continued or abandoned.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -168,7 +180,7 @@ impl Record {
         let meta = Meta {
             environment_id: hex::encode(environment_id),
             created_at: clock::now(),
-            draft: Some(Draft::new(None)),
+            draft: Some(Draft::new()),
             profile_id: None,
             current: None,
             staged: None,
@@ -176,6 +188,7 @@ impl Record {
             suspect_events: 0,
             quarantine: None,
             payment: None,
+            given_up: BTreeMap::new(),
         };
         let device = DeviceKey::generate().map_err(|_| KeystoreError::Random)?;
         Ok(Self {

@@ -28,6 +28,8 @@ pub struct Wallet {
     path: PathBuf,
     record: Record,
     key: FileKey,
+    /// Whether the payment was finished through this object: then its caller knows the hash, reported or not.
+    finished_here: bool,
     _lock: File,
 }
 
@@ -44,6 +46,7 @@ impl Wallet {
             path,
             record,
             key,
+            finished_here: false,
             _lock: lock,
         };
         if let Some(session) = wallet.record.meta.suspect_open.take() {
@@ -189,8 +192,10 @@ impl Wallet {
             }
             _ => {}
         }
-        self.save()?;
+        let saved = self.save();
+        // The ban first: it holds in this process even if it could not be stored.
         self.refuse_if_quarantined()?;
+        saved?;
         outcome.map_err(KeystoreError::Protocol)
     }
 
@@ -207,19 +212,12 @@ impl Wallet {
         self.save()
     }
 
-    /// Forgets the key generation in progress, with its staged share if there is one. Keeps the idempotency key only if
-    /// `same_key`: the server then starts a new session under the same profile.
+    /// Forgets the key generation in progress, with its staged share if there is one, and starts one under a new
+    /// idempotency key.
     ///
     /// SECURITY: only for a wallet without CURRENT share: the staged share's address was never shown to anybody.
-    pub(crate) fn restart_draft(&mut self, same_key: bool) -> Result<(), KeystoreError> {
-        let kept = self
-            .record
-            .meta
-            .draft
-            .take()
-            .filter(|_| same_key)
-            .map(|draft| draft.idempotency_key);
-        self.record.meta.draft = Some(Draft::new(kept));
+    pub(crate) fn restart_draft(&mut self) -> Result<(), KeystoreError> {
+        self.record.meta.draft = Some(Draft::new());
         self.record.meta.staged = None;
         self.record.staged = None;
         self.save()
@@ -229,11 +227,7 @@ impl Wallet {
     /// so those of an earlier try end with it.
     pub(crate) fn begin_generation(&mut self) -> Result<String, KeystoreError> {
         self.record.meta.suspect_events = 0;
-        let draft = self
-            .record
-            .meta
-            .draft
-            .get_or_insert_with(|| Draft::new(None));
+        let draft = self.record.meta.draft.get_or_insert_with(Draft::new);
         let key = draft.idempotency_key.clone();
         self.save()?;
         Ok(key)
@@ -270,10 +264,67 @@ impl Wallet {
         self.save()
     }
 
+    /// The last payment if it is signed and an earlier process may have ended before it told anybody.
+    #[must_use]
+    pub fn unreported(&self) -> Option<&Payment> {
+        self.payment()
+            .filter(|payment| !payment.is_open() && !payment.reported && !self.finished_here)
+    }
+
+    /// The nonce that the next transaction on `chain_id` must have, because a payment with it was given up after our last
+    /// message may have left: if the server signed that one nevertheless, only one of the two can be mined.
+    #[must_use]
+    pub fn given_up(&self, chain_id: u64) -> Option<u64> {
+        self.record.meta.given_up.get(&chain_id).copied()
+    }
+
+    /// Allows every nonce on `chain_id` again.
+    ///
+    /// # Errors
+    /// The file errors.
+    pub fn forget_given_up(&mut self, chain_id: u64) -> Result<(), KeystoreError> {
+        match self.record.meta.given_up.remove(&chain_id) {
+            Some(_) => self.save(),
+            None => Ok(()),
+        }
+    }
+
     /// Replaces the payment record.
     pub(crate) fn set_payment(&mut self, payment: Option<Payment>) -> Result<(), KeystoreError> {
         self.record.meta.payment = payment;
+        self.finished_here = false;
         self.save()
+    }
+
+    /// Drops the payment; its nonce is remembered if our last message may have left.
+    pub(crate) fn give_up_payment(&mut self) -> Result<(), KeystoreError> {
+        let released = |payment: &Payment| {
+            payment
+                .offered
+                .as_ref()
+                .is_some_and(|offered| offered.released)
+        };
+        let nonce = self
+            .payment()
+            .filter(|payment| released(payment))
+            .and_then(Payment::account_nonce);
+        self.record.meta.given_up.extend(nonce);
+        self.set_payment(None)
+    }
+
+    /// The payment is signed. Its nonce is taken, so an earlier one given up with the same nonce is settled.
+    pub(crate) fn finish_payment(&mut self, tx_hash: &str) -> Result<(), KeystoreError> {
+        let meta = &mut self.record.meta;
+        if let Some(payment) = &mut meta.payment {
+            payment.tx_hash = Some(tx_hash.to_owned());
+            if let Some((chain_id, nonce)) = payment.account_nonce() {
+                meta.given_up
+                    .retain(|&chain, &mut given_up| (chain, given_up) != (chain_id, nonce));
+            }
+        }
+        self.save()?;
+        self.finished_here = true;
+        Ok(())
     }
 
     /// Changes the payment record in place.

@@ -7,7 +7,7 @@ use countersign_client::{
 };
 use countersign_mpc::error::{BanReason, MpcError, RecoverableReason};
 
-use crate::support::{Bench, appliance::Fault, intent, name, passphrase};
+use crate::support::{Bench, appliance::Fault, intent, keystore, name, passphrase};
 
 const BAN: MpcError = MpcError::Ban {
     reason: BanReason::Multiplication,
@@ -84,16 +84,27 @@ async fn a01_client_a_tampered_message_quarantines_the_wallet_for_good() {
             countersign_client::keystore::KdfParams::FLOOR,
         )
         .unwrap();
-    let copy = bench
-        .keystore()
-        .import(
-            &file,
-            Some("copy".parse().unwrap()),
-            &passphrase(),
-            &passphrase(),
-        )
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = keystore(elsewhere.path())
+        .import(&file, None, &passphrase(), &passphrase())
         .unwrap();
     assert_eq!(copy.state(), WalletState::Quarantined);
+}
+
+#[tokio::test]
+async fn a01_client_a_ban_that_cannot_be_stored_is_a_ban_all_the_same() {
+    let bench = Bench::start().await;
+    let mut wallet = bench.create().await.unwrap();
+    let in_the_way = bench
+        .keystore()
+        .path(&name())
+        .with_file_name(".main.wallet.tmp");
+    let outcome = wallet.under_suspicion("session", || {
+        std::fs::create_dir(&in_the_way).unwrap();
+        Err::<(), _>(BAN)
+    });
+    assert!(matches!(outcome, Err(KeystoreError::Quarantined(_))));
+    assert!(bench.send(&mut wallet).await.unwrap_err().is_quarantined());
 }
 
 #[tokio::test]

@@ -32,6 +32,10 @@ impl User {
         self.run_with("phrase", arguments)
     }
 
+    fn open(&self) -> countersign_client::keystore::Wallet {
+        self.bench.open()
+    }
+
     fn run_with(&self, passphrase_file: &str, arguments: &[&str]) -> (i32, String, String) {
         let output = command(&self.home)
             .env(
@@ -121,7 +125,19 @@ async fn from_nothing_to_a_payment_and_an_export() {
     ];
     assert_eq!(user.run(&export).0, 0);
     assert_eq!(user.run(&export).0, 2, "an export is never overwritten");
-    let import = ["wallet", "import", "stick", "--name", "copy"];
+    let beside = ["wallet", "import", "stick", "--name", "copy"];
+    let (code, _, error) =
+        user.run(&[&beside[..], &["--export-passphrase-file", "other"]].concat());
+    assert!(code == 2 && error.contains("main.wallet"), "{error}");
+    let import = [
+        "wallet",
+        "import",
+        "stick",
+        "--name",
+        "copy",
+        "--home",
+        "elsewhere",
+    ];
     assert_eq!(
         user.run(&import).0,
         3,
@@ -186,6 +202,58 @@ async fn exit_codes_tell_causes_apart() {
     bytes.truncate(1000);
     fs::write(&file, bytes).unwrap();
     assert_eq!(user.run(&send).0, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_payment_is_reported_once_and_never_looks_like_a_failure() {
+    let user = User::new().await;
+    assert_eq!(user.run(&["wallet", "create", "main"]).0, 0);
+    let send = ["send", "main", "--to", TO, "--value", "0.01", "--yes"];
+    // What the server writes cannot drive the terminal.
+    user.bench.server.fault(Fault::Refuse(
+        "transaction",
+        403,
+        "DENIED\u{1b}[2A\u{202e}",
+        "never",
+    ));
+    let (code, _, error) = user.run(&send);
+    assert_eq!(code, 6);
+    assert!(error.contains("DENIED\u{fffd}[2A\u{fffd}"), "{error:?}");
+
+    let looks = |count: usize| {
+        user.bench.server.protocol(|protocol| {
+            protocol.looks = vec![(500, Value::from("gateway trouble")); count];
+        });
+    };
+    looks(10);
+    let (code, _, error) = user.run(&[&send[..], &["--wait", "--wait-seconds", "1"]].concat());
+    assert!(code == 12 && error.contains("signed"), "{error}");
+    looks(0);
+    let (code, _, error) = user.run(&["send", "main", "--resume"]);
+    assert_eq!(code, 0, "{error}");
+    // The hash was shown, so the same command is meant as a second payment.
+    assert_eq!(user.run(&send).0, 0);
+
+    // A run that was killed before it could show the hash.
+    drop(user.bench.send(&mut user.open()).await.unwrap());
+    assert_eq!(user.run(&send).0, 10);
+    assert_eq!(user.run(&["send", "main", "--resume"]).0, 0);
+    assert_eq!(user.run(&send).0, 0);
+    user.bench
+        .server
+        .protocol(|protocol| assert_eq!(protocol.signed.len(), 4));
+
+    // Given up after the last message: nothing is claimed that only the appliance knows.
+    user.bench
+        .server
+        .fault(Fault::Refuse("sg2", 503, "STORE_UNAVAILABLE", "never"));
+    assert_eq!(user.run(&send).0, 6);
+    let (code, text, _) = user.run(&["send", "main", "--abandon"]);
+    assert!(code == 0 && text.contains("the appliance says"), "{text}");
+    user.bench.server.protocol(|protocol| protocol.nonce = 8);
+    let (code, _, error) = user.run(&send);
+    assert!(code == 10 && error.contains("--other-nonce"), "{error}");
+    assert_eq!(user.run(&[&send[..], &["--other-nonce"]].concat()).0, 0);
 }
 
 #[test]

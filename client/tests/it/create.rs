@@ -72,20 +72,24 @@ async fn a17_a_share_is_staged_before_kg3_and_shown_by_nobody() {
 }
 
 #[tokio::test]
-async fn a17_after_a_lost_answer_3_the_staged_share_is_promoted_if_the_server_is_active() {
+async fn a17_after_a_lost_answer_3_the_unproven_share_is_dropped_whatever_the_server_says() {
     let bench = Bench::start().await;
     (0..4).for_each(|_| bench.server.fault(Fault::LoseAnswer("kg3")));
     assert!(matches!(bench.create().await, Err(ClientError::Call(_))));
-    let staged = bench.open().staged().unwrap().fingerprint.clone();
-    let wallet = bench.create().await.unwrap();
-    assert_eq!(wallet.current().unwrap().1.fingerprint, staged);
-    bench
-        .server
-        .protocol(|protocol| assert_eq!(protocol.profiles.len(), 1));
+    let unproven = bench.open().staged().unwrap().fingerprint.clone();
+    bench.server.protocol(|protocol| {
+        assert_eq!(
+            protocol.profiles["profile-1"].status, "active",
+            "the server would say so"
+        );
+    });
+    let mut wallet = bench.create().await.unwrap();
+    assert_ne!(wallet.current().unwrap().1.fingerprint, unproven);
+    bench.send(&mut wallet).await.unwrap();
 }
 
 #[tokio::test]
-async fn a17_an_activation_whose_answer_the_server_forgot_is_found_at_once() {
+async fn a17_an_activation_whose_answer_the_server_forgot_is_not_believed() {
     let bench = Bench::start().await;
     bench.server.fault(Fault::LoseAnswer("kg3"));
     bench.server.fault(Fault::Refuse(
@@ -94,10 +98,18 @@ async fn a17_an_activation_whose_answer_the_server_forgot_is_found_at_once() {
         "SESSION_STATE_CONFLICT",
         "restart",
     ));
-    assert_eq!(bench.create().await.unwrap().state(), WalletState::Active);
-    bench
-        .server
-        .protocol(|protocol| assert_eq!(protocol.log, ["kg1", "kg2", "kg3", "kg3"]));
+    let mut wallet = bench.create().await.unwrap();
+    bench.server.protocol(|protocol| {
+        assert_eq!(
+            protocol.log,
+            ["kg1", "kg2", "kg3", "kg3", "kg1", "kg2", "kg3"]
+        );
+        let unproven = protocol.profiles["profile-1"].share.as_ref().unwrap();
+        let (profile_id, slot) = wallet.current().unwrap();
+        assert_eq!(profile_id, "profile-3");
+        assert_ne!(slot.public, *unproven.public());
+    });
+    bench.send(&mut wallet).await.unwrap();
 }
 
 #[tokio::test]
@@ -120,13 +132,13 @@ async fn a_creation_that_was_killed_after_request_1_starts_cleanly_anew() {
         .fault(Fault::Refuse("kg2", 503, "STORE_UNAVAILABLE", "never"));
     assert!(bench.create().await.is_err());
     let key = bench.open().draft().unwrap().idempotency_key.clone();
-    // The same key with other bytes is refused by the server; the client then draws a new one by itself.
+    // The same key with other bytes would be refused by the server, so it is not even tried.
     let wallet = bench.create().await.unwrap();
     assert_eq!(wallet.state(), WalletState::Active);
-    assert!(!key.is_empty());
-    bench
-        .server
-        .protocol(|protocol| assert_eq!(protocol.log, ["kg1", "kg2", "kg1", "kg1", "kg2", "kg3"]));
+    bench.server.protocol(|protocol| {
+        assert_eq!(protocol.log, ["kg1", "kg2", "kg1", "kg2", "kg3"]);
+        assert!(protocol.idempotency.contains_key(&key) && protocol.idempotency.len() == 2);
+    });
 }
 
 #[tokio::test]
@@ -146,8 +158,8 @@ async fn a_lost_session_is_started_anew_without_asking() {
         );
         assert_eq!(
             protocol.idempotency.len(),
-            1,
-            "the same idempotency key throughout"
+            3,
+            "another first message needs another idempotency key"
         );
     });
 }

@@ -278,6 +278,40 @@ async fn an_export_can_be_imported_under_another_passphrase_and_signs() {
     assert!(bench.send(&mut imported).await.is_ok());
 }
 
+#[tokio::test]
+async fn a01_client_a_second_copy_beside_the_wallet_is_refused() {
+    let bench = Bench::start().await;
+    let wallet = bench.create().await.unwrap();
+    let file = bench.directory.path().join("stick");
+    wallet
+        .export(&file, &passphrase(), KdfParams::FLOOR)
+        .unwrap();
+    drop(wallet);
+    let copy = bench.keystore().import(
+        &file,
+        Some("copy".parse().unwrap()),
+        &passphrase(),
+        &passphrase(),
+    );
+    let Err(KeystoreError::Exists(path)) = copy else {
+        panic!("the copy would have a ban of its own");
+    };
+    assert_eq!(path, bench.keystore().path(&name()));
+}
+
+#[test]
+fn a_file_that_could_not_be_read_again_is_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let (keystore, path) = draft(directory.path());
+    let before = fs::read(&path).unwrap();
+    let mut wallet = keystore.open(&name(), &passphrase()).unwrap();
+    let too_long = wallet.under_suspicion(&"x".repeat(1024 * 1024), || Ok(()));
+    assert!(matches!(too_long, Err(KeystoreError::TooLarge)));
+    drop(wallet);
+    assert!(fs::read(&path).unwrap() == before, "the old file stays");
+    assert!(keystore.open(&name(), &passphrase()).is_ok());
+}
+
 #[test]
 fn an_unfinished_wallet_has_nothing_to_export() {
     let directory = tempfile::tempdir().unwrap();

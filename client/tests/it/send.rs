@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use alloy_primitives::U256;
 use countersign_client::{
-    ClientError,
+    Appliance, ClientError,
     flows::{
         Step,
-        payment::{self, Resumed},
+        payment::{self, Abandoned, Resumed},
         send,
     },
+    keystore::Wallet,
     tx::{Intent, Mismatch},
 };
+use serde_json::{Value, json};
 
-use crate::support::{Bench, appliance::Fault, intent};
+use crate::support::{Bench, appliance::Fault, intent, protocol::refusal};
 
 #[tokio::test]
 async fn a_payment_is_signed_once_over_the_digest_the_client_computed() {
@@ -143,22 +145,37 @@ async fn a_resumed_send_waits_until_the_server_gives_the_earlier_attempt_up() {
     let mut wallet = bench.create().await.unwrap();
     (0..4).for_each(|_| bench.server.fault(Fault::LoseAnswer("sg1")));
     assert!(bench.send(&mut wallet).await.is_err());
+    set_state(&bench, "r1_checking");
     let mut waited = 0;
     let mut lapse = |step| {
         assert_eq!(step, Step::WaitingForLapse);
         waited += 1;
-        bench.server.protocol(|protocol| {
-            protocol
-                .sessions
-                .values_mut()
-                .for_each(|session| session.state = "expired");
-        });
+        set_state(&bench, "expired");
     };
     let resumed = payment::resume(&mut wallet, &bench.client, &mut lapse).await;
     let Resumed::Proposal(proposal) = resumed.unwrap() else {
         panic!("it was not signed");
     };
     assert_eq!(waited, 1);
+    send::sign(&mut wallet, &bench.client, &proposal, &mut |_| {})
+        .await
+        .unwrap();
+    bench
+        .server
+        .protocol(|protocol| assert_eq!(protocol.signed.len(), 1));
+}
+
+#[tokio::test]
+async fn a_resumed_send_between_the_rounds_does_not_wait() {
+    let bench = Bench::start().await;
+    let mut wallet = bench.create().await.unwrap();
+    (0..4).for_each(|_| bench.server.fault(Fault::LoseAnswer("sg1")));
+    assert!(bench.send(&mut wallet).await.is_err());
+    let mut no_wait = |step| panic!("{step:?}");
+    let resumed = payment::resume(&mut wallet, &bench.client, &mut no_wait).await;
+    let Resumed::Proposal(proposal) = resumed.unwrap() else {
+        panic!("it was not signed");
+    };
     send::sign(&mut wallet, &bench.client, &proposal, &mut |_| {})
         .await
         .unwrap();
@@ -253,19 +270,164 @@ async fn an_unstarted_payment_is_continued_under_its_key_or_replaced() {
         .protocol(|protocol| assert_eq!(protocol.signed, [proposal.agreed.digest()]));
 }
 
-#[tokio::test]
-async fn an_aborted_payment_can_be_given_up() {
-    let bench = Bench::start().await;
+/// A wallet whose last message left; the server says that the session was aborted.
+async fn released(bench: &Bench) -> Wallet {
     let mut wallet = bench.create().await.unwrap();
     bench
         .server
         .fault(Fault::Refuse("sg2", 503, "STORE_UNAVAILABLE", "never"));
     assert!(bench.send(&mut wallet).await.is_err());
-    payment::abandon(&mut wallet, &bench.client).await.unwrap();
+    wallet
+}
+
+#[tokio::test]
+async fn a_payment_given_up_before_the_last_message_leaves_nothing_behind() {
+    let bench = Bench::start().await;
+    let mut wallet = bench.create().await.unwrap();
+    bench
+        .server
+        .fault(Fault::Refuse("sg1", 503, "STORE_UNAVAILABLE", "never"));
+    assert!(bench.send(&mut wallet).await.is_err());
+    let abandoned = payment::abandon(&mut wallet, &bench.client).await.unwrap();
+    assert_eq!(abandoned, Abandoned::Unsigned);
+    assert_eq!(wallet.given_up(31337), None);
+}
+
+#[tokio::test]
+async fn a_payment_given_up_after_the_last_message_is_followed_by_its_own_nonce_only() {
+    let bench = Bench::start().await;
+    let mut wallet = released(&bench).await;
+    let abandoned = payment::abandon(&mut wallet, &bench.client).await.unwrap();
+    assert_eq!(abandoned, Abandoned::SaidUnsigned);
+    drop(wallet);
+
+    let mut wallet = bench.open();
+    bench.server.protocol(|protocol| protocol.nonce = 8);
+    let error = bench.send(&mut wallet).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ClientError::OtherNonce {
+                given_up: 7,
+                offered: 8,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(wallet.payment().is_none());
+    bench.server.protocol(|protocol| protocol.nonce = 7);
+    bench.send(&mut wallet).await.unwrap();
+    bench.server.protocol(|protocol| protocol.nonce = 8);
     bench.send(&mut wallet).await.unwrap();
     bench
         .server
-        .protocol(|protocol| assert_eq!(protocol.signed.len(), 1));
+        .protocol(|protocol| assert_eq!(protocol.signed.len(), 2));
+}
+
+#[tokio::test]
+async fn the_user_may_accept_another_nonce_than_that_of_a_payment_given_up() {
+    let bench = Bench::start().await;
+    let mut wallet = released(&bench).await;
+    payment::abandon(&mut wallet, &bench.client).await.unwrap();
+    bench.server.protocol(|protocol| protocol.nonce = 8);
+    wallet.forget_given_up(31337).unwrap();
+    bench.send(&mut wallet).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_appliance_of_the_wallet_saying_that_it_knows_no_such_session_counts() {
+    let bench = Bench::start().await;
+    let mut wallet = released(&bench).await;
+    let mut elsewhere = bench.server.config(bench.directory.path());
+    elsewhere.environment_id[0] ^= 1;
+    let elsewhere = Appliance::new(elsewhere).unwrap();
+    assert!(matches!(
+        payment::abandon(&mut wallet, &elsewhere).await,
+        Err(ClientError::OtherEnvironment(_))
+    ));
+
+    for code in ["PROFILE_NOT_FOUND", "SOMETHING_ELSE"] {
+        look(&bench, refusal(404, code, "never"));
+        let error = payment::abandon(&mut wallet, &bench.client)
+            .await
+            .unwrap_err();
+        assert_eq!(error.server_code(), Some(code));
+    }
+    bench.server.protocol(|protocol| protocol.sessions.clear());
+    payment::abandon(&mut wallet, &bench.client).await.unwrap();
+    assert_eq!(wallet.given_up(31337), Some(7));
+}
+
+#[tokio::test]
+async fn the_state_of_another_session_is_not_believed() {
+    let bench = Bench::start().await;
+    let mut wallet = released(&bench).await;
+    let other =
+        json!({"sessionId": "session-0", "state": "aborted", "attempt": 1, "txHash": "0xab"});
+    look(&bench, (200, other.clone()));
+    assert!(matches!(
+        payment::abandon(&mut wallet, &bench.client).await,
+        Err(ClientError::Answer(_))
+    ));
+    look(&bench, (200, other));
+    assert!(matches!(
+        payment::resume(&mut wallet, &bench.client, &mut |_| {}).await,
+        Err(ClientError::Answer(_))
+    ));
+    assert!(wallet.payment().unwrap().is_open());
+}
+
+#[tokio::test]
+async fn a28_the_same_payment_is_not_made_again_before_the_first_was_reported() {
+    let bench = Bench::start().await;
+    let mut wallet = bench.create().await.unwrap();
+    let sent = bench.send(&mut wallet).await.unwrap();
+    // The process was killed here: the hash is stored, and nobody has seen it.
+    drop(wallet);
+    let mut wallet = bench.open();
+    let error = bench.send(&mut wallet).await.unwrap_err();
+    assert!(
+        matches!(error, ClientError::Unreported(..)) && error.exit_code() == 10,
+        "{error}"
+    );
+
+    // Even an appliance that has forgotten it, or is away, does not hide it.
+    look(&bench, refusal(404, "NOT_FOUND", "never"));
+    let resumed = payment::resume(&mut wallet, &bench.client, &mut |_| {}).await;
+    let Resumed::Sent(found) = resumed.unwrap() else {
+        panic!("it is signed");
+    };
+    assert_eq!(found.tx_hash, sent.tx_hash);
+    payment::reported(&mut wallet).unwrap();
+    drop(wallet);
+    bench.send(&mut bench.open()).await.unwrap();
+    bench
+        .server
+        .protocol(|protocol| assert_eq!(protocol.signed.len(), 2));
+}
+
+#[tokio::test]
+async fn a28_failing_looks_at_a_signed_payment_are_no_failure_to_pay() {
+    let bench = Bench::start().await;
+    let mut wallet = bench.create().await.unwrap();
+    let sent = bench.send(&mut wallet).await.unwrap();
+    let wait =
+        |timeout| payment::wait_until_mined(&wallet, &bench.client, &sent, timeout, |_, _| {});
+    let failures = || {
+        look(&bench, refusal(500, "INTERNAL", "never"));
+        look(&bench, (200, json!({"sessionId": "../"})));
+        look(&bench, (502, json!("bad gateway")));
+    };
+    look(&bench, refusal(403, "FORBIDDEN_ROLE", "never"));
+    assert!(matches!(
+        wait(Duration::ZERO).await,
+        Err(ClientError::NotMinedYet(hash)) if hash == sent.tx_hash
+    ));
+    failures();
+    set_status(&bench, "mined");
+    let seen = wait(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(seen.status.as_deref(), Some("mined"));
 }
 
 #[tokio::test]
@@ -302,6 +464,21 @@ async fn a_chain_or_environment_that_is_not_configured_is_refused() {
         .await
         .unwrap_err();
     assert!(matches!(error, ClientError::UnknownChain(1)));
+}
+
+fn look(bench: &Bench, answer: (u16, Value)) {
+    bench
+        .server
+        .protocol(|protocol| protocol.looks.push(answer));
+}
+
+fn set_state(bench: &Bench, state: &'static str) {
+    bench.server.protocol(|protocol| {
+        protocol
+            .sessions
+            .values_mut()
+            .for_each(|session| session.state = state);
+    });
 }
 
 fn set_status(bench: &Bench, status: &'static str) {

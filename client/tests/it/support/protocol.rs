@@ -22,7 +22,6 @@ use zeroize::Zeroizing;
 use super::appliance::{AUDIENCE, Fault};
 
 const ENVIRONMENT: [u8; 32] = [0xab; 32];
-const NONCE: u64 = 7;
 
 /// Status and body, or a connection that breaks.
 pub(crate) type Answer = Result<(u16, Value), LostAnswer>;
@@ -32,6 +31,10 @@ pub(crate) struct LostAnswer;
 
 pub(crate) struct Protocol {
     pub(crate) faults: Vec<Fault>,
+    /// What the next `GET`s are answered with instead, first come first served.
+    pub(crate) looks: Vec<(u16, Value)>,
+    /// Account nonce of the next transaction.
+    pub(crate) nonce: u64,
     pub(crate) profiles: HashMap<String, Profile>,
     pub(crate) sessions: HashMap<String, Session>,
     /// Digests that were completely signed.
@@ -78,6 +81,8 @@ impl Protocol {
     pub(crate) fn new() -> Self {
         Self {
             faults: Vec::new(),
+            looks: Vec::new(),
+            nonce: 7,
             profiles: HashMap::new(),
             sessions: HashMap::new(),
             signed: Vec::new(),
@@ -140,6 +145,9 @@ impl Protocol {
         body: &[u8],
     ) -> Answer {
         if body.is_empty() {
+            if !self.looks.is_empty() {
+                return Ok(self.looks.remove(0));
+            }
             return Ok(self.look(path));
         }
         let json: Value = serde_json::from_slice(body).unwrap();
@@ -153,10 +161,6 @@ impl Protocol {
                 .and_then(|id| self.sessions.get_mut(id))
             {
                 (session.state, session.kept) = ("aborted", None);
-            }
-            if code == "SESSION_LOST" {
-                // The profile stays; its key generation may be started anew under the same key.
-                self.idempotency.clear();
             }
             return Ok(refusal(status, code, retry));
         }
@@ -281,7 +285,7 @@ impl Protocol {
         }
         let transaction = TxEip1559 {
             chain_id: body["chainId"].as_u64().unwrap(),
-            nonce: NONCE,
+            nonce: self.nonce,
             gas_limit: 21_000,
             max_fee_per_gas: 2_000_000_000,
             max_priority_fee_per_gas: 1_000_000_000,
@@ -307,7 +311,7 @@ impl Protocol {
             200,
             json!({
                 "unsignedTx": {
-                    "type": "0x2", "chainId": transaction.chain_id, "nonce": format!("{NONCE:#x}"), "to": to,
+                    "type": "0x2", "chainId": transaction.chain_id, "nonce": format!("{:#x}", self.nonce), "to": to,
                     "value": transaction.value.to_string(), "data": "0x", "gas": "0x5208", "maxFeePerGas": "0x77359400",
                     "maxPriorityFeePerGas": "0x3b9aca00", "accessList": [], "summary": "a payment",
                     "raw": format!("0x{}", hex::encode(transaction.encoded_for_signing())),
@@ -375,12 +379,15 @@ impl Protocol {
         let session_id = text(&body["sessionId"]);
         let session = self.sessions.get_mut(&session_id).unwrap();
         assert!(session.tx_hash.is_none());
-        if !matches!(session.state, "aborted" | "expired") {
-            return refusal(409, "SESSION_STATE_CONFLICT", "restart");
+        match session.state {
+            "created" if session.attempt > 1 => {}
+            "aborted" | "expired" | "r1_done" => {
+                session.attempt += 1;
+                (session.state, session.kept, session.nonce) =
+                    ("created", None, [session.attempt.to_be_bytes()[3]; 32]);
+            }
+            _ => return refusal(409, "SESSION_STATE_CONFLICT", "restart"),
         }
-        session.attempt += 1;
-        (session.state, session.kept, session.nonce) =
-            ("created", None, [session.attempt.to_be_bytes()[3]; 32]);
         let nonce = hex::encode(session.nonce);
         (
             200,
@@ -400,7 +407,13 @@ impl Protocol {
             );
         }
         let Some(profile) = self.profiles.get(id) else {
-            return refusal(404, "PROFILE_NOT_FOUND", "never");
+            let sessions = path.contains("/sessions/");
+            let code = if sessions {
+                "NOT_FOUND"
+            } else {
+                "PROFILE_NOT_FOUND"
+            };
+            return refusal(404, code, "never");
         };
         let address = profile
             .share
