@@ -75,7 +75,7 @@ async fn hsm_away_is_503_and_nothing_is_lost() {
     let sent = send::sign(&mut wallet, &appliance.client, &again, &mut |_| ())
         .await
         .unwrap();
-    mined(&wallet, &appliance, &sent).await;
+    mined(&wallet, &appliance, &sent).await.unwrap();
     assert_eq!(node.nonce(&address(&wallet)).await, 1);
     let standing = format!("{STANDING} WHERE profile_id = '{}'", profile(&wallet));
     assert_eq!(appliance.database().value(&standing), "stable 0 0");

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use countersign_client::transport::{Reply, SignedRequest, Transport};
-use countersign_client::{Config, Keystore};
+use countersign_client::{ClientError, Config, Keystore};
 use reqwest::Method;
 use tempfile::TempDir;
 
@@ -209,15 +209,27 @@ impl Appliance {
     }
 
     /// What `work` gives, or nothing if the process dies first: its client then dies with it.
-    pub(crate) async fn while_it_lives<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let death = async {
+    pub(crate) async fn while_it_lives<T>(
+        &self,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Option<T> {
+        let death = async || {
             while self.is_running() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::select! {
-            done = work => Some(done),
-            () = death => None,
+        let done = tokio::select! {
+            done = work => done,
+            () = death() => return None,
+        };
+        match done {
+            Ok(done) => Some(done),
+            Err(error) => {
+                // The client may notice the death first.
+                let dead = tokio::time::timeout(Duration::from_secs(2), death()).await;
+                assert!(dead.is_ok(), "{error:?}");
+                None
+            }
         }
     }
 

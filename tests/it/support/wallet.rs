@@ -71,16 +71,20 @@ pub(crate) async fn send(
 }
 
 /// Waits until a sent transaction is mined.
-pub(crate) async fn mined(wallet: &Wallet, appliance: &Appliance, sent: &Sent) {
+pub(crate) async fn mined(
+    wallet: &Wallet,
+    appliance: &Appliance,
+    sent: &Sent,
+) -> Result<(), ClientError> {
     let limit = Duration::from_secs(20);
     wait_until_mined(wallet, &appliance.client, sent, limit, |_, _| ())
         .await
-        .unwrap();
+        .map(drop)
 }
 
 /// Sends and waits; the transaction's hash.
 pub(crate) async fn send_and_mine(wallet: &mut Wallet, appliance: &Appliance, wei: u64) -> String {
     let sent = send(wallet, appliance, wei).await.unwrap();
-    mined(wallet, appliance, &sent).await;
+    mined(wallet, appliance, &sent).await.unwrap();
     sent.tx_hash
 }
