@@ -94,16 +94,15 @@ fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
         .then(|| keystore.open(&name, &passphrase()).unwrap())
 }
 
-/// The creation is run again. What comes out signs; a key that was proven before the crash is not given up.
+/// The creation is run again. What comes out signs. A key whose canary the wallet has not seen with its own eyes is
+/// given up, whatever the appliance says of it: nobody was shown its address.
 async fn finish_creation(appliance: &Appliance, node: &Node, name: &str) {
-    let proven = reopen(appliance, name)
-        .and_then(|wallet| Some(wallet.staged()?.address()))
-        .filter(|address| active_profile(appliance, address).is_some());
+    let unseen = reopen(appliance, name).and_then(|wallet| Some(wallet.staged()?.address()));
     let wallet = try_create(appliance, name).await.unwrap();
     assert_eq!(wallet.state(), WalletState::Active);
     let address = address(&wallet);
     assert_eq!(active_profile(appliance, &address), Some(profile(&wallet)));
-    assert_eq!(proven.unwrap_or(address.clone()), address);
+    assert_ne!(unseen, Some(address.clone()));
     node.fund(&address).await;
     let hash = Signing::prepare(appliance, &wallet, 1)
         .await
