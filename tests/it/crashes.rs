@@ -164,6 +164,9 @@ async fn a17_keygen_crash_after_each_commit() {
     ]);
     while sweep.goes_on() {
         let name = format!("w{}", sweep.turns);
+        let before = appliance
+            .database()
+            .number("SELECT ifnull(max(rowid), 0) FROM sessions");
         let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
         let outcome = appliance
             .while_it_lives(try_create(&appliance, &name))
@@ -177,11 +180,10 @@ async fn a17_keygen_crash_after_each_commit() {
                 continue;
             }
         } else {
-            let last =
-                "SELECT state FROM sessions WHERE kind = 'keygen' ORDER BY rowid DESC LIMIT 1";
-            for state in appliance.database().rows(last) {
-                sweep.died_in(&state);
-            }
+            let new = format!(
+                "SELECT state FROM sessions WHERE kind = 'keygen' AND rowid > {before} ORDER BY rowid DESC"
+            );
+            sweep.died_in(appliance.database().rows(&new).first());
         }
         appliance.kill();
         appliance.serve().await;
@@ -232,36 +234,49 @@ async fn finish_payment(
     assert_eq!(pool, json!({"pending": "0x0", "queued": "0x0"}));
 }
 
-/// Which sync to die at next, until every state in `wanted` was seen: their number varies by one or two, because the
-/// audit chain follows when it likes.
+/// Which sync to die at next, until every state was died in. Aims at the first one that is missing: which sync is its
+/// own varies by one or two, because the audit chain is extended when its time comes.
 struct Sweep {
-    wanted: BTreeSet<&'static str>,
+    states: &'static [&'static str],
+    missing: BTreeSet<usize>,
     sync: u32,
     turns: u32,
 }
 
 impl Sweep {
-    fn new(wanted: &[&'static str]) -> Self {
+    fn new(states: &'static [&'static str]) -> Self {
         Self {
-            wanted: wanted.iter().copied().collect(),
+            states,
+            missing: (0..states.len()).collect(),
             sync: 1,
             turns: 0,
         }
     }
 
-    fn died_in(&mut self, state: &str) {
-        self.wanted.remove(state);
-        self.sync += 1;
+    /// Died in the state that a row tells; without a row, before the first.
+    fn died_in(&mut self, row: Option<&String>) {
+        let place = row.map(|row| self.states.iter().position(|state| state == row));
+        if let Some(Some(place)) = place {
+            self.missing.remove(&place);
+        }
+        let early = match (place, self.missing.first()) {
+            (None, _) | (_, None) => true,
+            (Some(place), Some(aim)) => place.is_some_and(|place| place < *aim),
+        };
+        self.sync = if early { self.sync + 1 } else { self.sync - 1 }.max(1);
     }
 
+    /// The process lived to the end.
     fn lived(&mut self) {
-        self.sync = self.sync.saturating_sub(3).max(1);
+        self.sync = (self.sync - 1).max(1);
     }
 
     fn goes_on(&mut self) -> bool {
         self.turns += 1;
-        assert!(self.turns < 40, "never died in {:?}", self.wanted);
-        !self.wanted.is_empty()
+        let missing = self.missing.iter().map(|place| self.states[*place]);
+        let missing: Vec<&str> = missing.collect();
+        assert!(self.turns < 40, "never died in {missing:?}");
+        !missing.is_empty()
     }
 }
 
@@ -325,6 +340,9 @@ async fn a17_signing_crash_after_each_commit() {
     while sweep.goes_on() {
         let nonce = node.nonce(&address(&wallet)).await;
         let earlier = last_payment(&wallet);
+        let before = appliance
+            .database()
+            .number("SELECT ifnull(max(rowid), 0) FROM sessions");
         let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
         let payment = async {
             let sent = pay(&mut wallet, &appliance, 1).await?;
@@ -335,11 +353,11 @@ async fn a17_signing_crash_after_each_commit() {
         if lived {
             sweep.lived();
         } else {
-            let last = "SELECT s.state || ' ' || t.state FROM sessions s \
-                        JOIN transactions t USING (session_id) ORDER BY s.rowid DESC LIMIT 1";
-            for state in appliance.database().rows(last) {
-                sweep.died_in(&state);
-            }
+            let new = format!(
+                "SELECT s.state || ' ' || t.state FROM sessions s JOIN transactions t USING (session_id) \
+                 WHERE s.rowid > {before}"
+            );
+            sweep.died_in(appliance.database().rows(&new).first());
         }
         if !appliance.is_running() {
             appliance.kill();
