@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-NEXTEST_VERSION=0.9.151
+NEXTEST_VERSION=0.9.143
 DENY_VERSION=0.20.2
 
 system_package() { # command package

@@ -199,27 +199,9 @@ impl CreateProfile {
             SessionState::Aborted | SessionState::Banned => return Err(Error::SessionLost),
             _ => return Err(crate::sessions::Refusal::Busy.into()),
         };
-        let binding = in_session(
-            message_type,
-            owner.tenant(),
-            owner.device_key_id(),
-            (next.profile_id, next.session_id),
-            (session.generation, session.attempt),
-        );
+        let binding = in_session(message_type, &owner, &session);
         let message = self.opener.open(binding, &next.message).await?;
-        let admission = AdmitStep {
-            session_id: next.session_id,
-            owner: owner.owner_id(),
-            device: owner.device_key_id().clone(),
-            tenant: owner.tenant().clone(),
-            attempt: session.attempt,
-            certificate_spki: *owner.certificate_spki(),
-            step,
-            request_hash: next.body_hash,
-            instance: self.steps.instance,
-            policy: self.steps.policy,
-            lifetimes: self.steps.lifetimes,
-        };
+        let admission = AdmitStep::new(&self.steps, &owner, &session, (step, next.body_hash));
         let address = self.address(next.profile_id).await?;
         let reply = self
             .steps

@@ -7,7 +7,9 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use crate::custody::{KemRing, Message};
-use crate::domain::{DeviceKeyId, Generation, ProfileId, SessionId, TenantId};
+use crate::domain::{DeviceKeyId, Generation, TenantId};
+use crate::identity::owner::Owner;
+use crate::store::sessions::SessionRow;
 use crate::store::{AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Store, Tx};
 
 /// The text of a sealed message. It may hold anything a client put there, a bare secret among it,
@@ -121,18 +123,16 @@ pub fn round_of(text: &SealedText) -> Option<(MessageType, u8)> {
 #[must_use]
 pub fn in_session<'a>(
     message_type: MessageType,
-    tenant: &'a TenantId,
-    device: &'a DeviceKeyId,
-    ids: (ProfileId, SessionId),
-    place: (Generation, u32),
+    owner: &'a Owner,
+    session: &SessionRow,
 ) -> Binding<'a> {
     Binding {
         message_type,
-        tenant,
-        device,
-        profile: ids.0.to_string(),
-        session: ids.1.to_string(),
-        generation: place.0,
-        attempt: place.1,
+        tenant: owner.tenant(),
+        device: owner.device_key_id(),
+        profile: session.profile_id.to_string(),
+        session: session.session_id.to_string(),
+        generation: session.generation,
+        attempt: session.attempt,
     }
 }

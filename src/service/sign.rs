@@ -121,27 +121,9 @@ impl Sign {
         let (message_type, step) = round_of(&round.message).unwrap_or((MessageType::Sign1, 1));
         // Refused early, and again inside the operation.
         sessions::admit(&session, &self.arrival(step, round.body_hash))?;
-        let binding = in_session(
-            message_type,
-            owner.tenant(),
-            owner.device_key_id(),
-            (session.profile_id, session.session_id),
-            (session.generation, session.attempt),
-        );
+        let binding = in_session(message_type, &owner, &session);
         let message = self.opener.open(binding, &round.message).await?;
-        let admission = AdmitStep {
-            session_id: session.session_id,
-            owner: owner.owner_id(),
-            device: owner.device_key_id().clone(),
-            tenant: owner.tenant().clone(),
-            attempt: session.attempt,
-            certificate_spki: *owner.certificate_spki(),
-            step,
-            request_hash: round.body_hash,
-            instance: self.steps.instance,
-            policy: self.steps.policy,
-            lifetimes: self.steps.lifetimes,
-        };
+        let admission = AdmitStep::new(&self.steps, &owner, &session, (step, round.body_hash));
         let payload = self.payload(session.session_id).await?;
         let reply = self
             .steps

@@ -16,6 +16,7 @@ use crate::domain::{
     DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, TenantId,
 };
 use crate::gate::{self, Permit};
+use crate::identity::owner::Owner;
 use crate::policy::Policy;
 use crate::sessions::conclude::{Conclude, Effect, Gone};
 use crate::sessions::lifecycle::{self, Orphan};
@@ -283,28 +284,44 @@ fn refuse(refusal: Refusal) -> CommitError<NotAdmitted> {
 
 /// Admits a message of a session: takes the key's lock, marks the check, gives the permit.
 pub struct AdmitStep {
-    /// The session.
-    pub session_id: SessionId,
-    /// Who asks.
-    pub owner: OwnerId,
-    /// With which device.
-    pub device: DeviceKeyId,
-    /// Through which tenant.
-    pub tenant: TenantId,
+    session_id: SessionId,
+    owner: OwnerId,
+    device: DeviceKeyId,
+    tenant: TenantId,
+    certificate_spki: [u8; 32],
     /// The attempt its message is sealed for.
-    pub attempt: u32,
-    /// SHA-256 of the public key of the client certificate the request came through.
-    pub certificate_spki: [u8; 32],
-    /// The step, from 1.
-    pub step: u8,
+    attempt: u32,
+    step: u8,
+    request_hash: [u8; 32],
+    instance: InstanceId,
+    policy: Policy,
+    lifetimes: Lifetimes,
+}
+
+impl AdmitStep {
+    /// The admission of `owner`'s message for a step of `session`: the step's number, from 1, and the
     /// SHA-256 of the request body.
-    pub request_hash: [u8; 32],
-    /// This process.
-    pub instance: InstanceId,
-    /// The rules.
-    pub policy: Policy,
-    /// How long sessions live.
-    pub lifetimes: Lifetimes,
+    #[must_use]
+    pub fn new(
+        steps: &Steps,
+        owner: &Owner,
+        session: &SessionRow,
+        (step, request_hash): (u8, [u8; 32]),
+    ) -> Self {
+        Self {
+            session_id: session.session_id,
+            owner: owner.owner_id(),
+            device: owner.device_key_id().clone(),
+            tenant: owner.tenant().clone(),
+            certificate_spki: *owner.certificate_spki(),
+            attempt: session.attempt,
+            step,
+            request_hash,
+            instance: steps.instance,
+            policy: steps.policy,
+            lifetimes: steps.lifetimes,
+        }
+    }
 }
 
 impl Operation for AdmitStep {
