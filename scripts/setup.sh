@@ -28,7 +28,9 @@ programs() {
     system_package curl curl
     system_package kill procps
     system_package openssl openssl
+    system_package python3 python3
     system_package sqlite3 sqlite3
+    system_package strace strace
 }
 
 # Local Ethereum nodes and ethers.js, at the versions of tests/peers/package-lock.json.
