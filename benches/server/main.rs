@@ -8,8 +8,6 @@
     clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     clippy::panic,
     reason = "a program for people that prints its result and stops at the first error"
 )]
@@ -64,12 +62,12 @@ async fn measure() {
     let signatures = signatures.unwrap_or(200);
     let mut table = Table::new();
     let dealt = dealt::key();
-    let mut rig = Rig::new().await;
+    let mut rig = Rig::new();
 
     let server = rig.start().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     table.row("idle memory, no wallet", server.rss_mib(), "MiB", "<= 64");
-    let mut wallets = signing::make_wallets(&rig, &server, WALLETS, &mut table).await;
+    let mut wallets = signing::make_wallets(&rig, &server, &mut table).await;
     let before = bare::signatures(&dealt, signatures / 2);
     signing::measure(&rig, &server, &mut wallets, signatures, &mut table).await;
     let after = bare::signatures(&dealt, signatures - signatures / 2);

@@ -42,7 +42,7 @@ pub(crate) struct Server {
 
 impl Rig {
     /// Starts the node and initialises an environment for the token of this process's environment.
-    pub(crate) async fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Fails only if it is installed already.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let directory = tempfile::Builder::new()
