@@ -67,7 +67,7 @@ async fn measure() {
     let server = rig.start().await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     table.row("idle memory, no wallet", server.rss_mib(), "MiB", "<= 64");
-    let mut wallets = signing::make_wallets(&rig, &server, WALLETS, &mut table).await;
+    let mut wallets = signing::make_wallets(&rig, &server, &mut table).await;
     let before = bare::signatures(&dealt, signatures / 2);
     signing::measure(&rig, &server, &mut wallets, signatures, &mut table).await;
     let after = bare::signatures(&dealt, signatures - signatures / 2);

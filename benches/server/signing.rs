@@ -9,6 +9,7 @@ use countersign_client::flows::send;
 use countersign_client::keystore::{KdfParams, Passphrase, Wallet};
 use countersign_client::tx::{DEFAULT_FEE_CAP, Intent};
 
+use crate::WALLETS;
 use crate::machine::{median, percentile, process_cpu};
 use crate::rig::{CHAIN, RECIPIENT, Rig, Server};
 use crate::table::Table;
@@ -22,15 +23,14 @@ const SETTLED: Duration = Duration::from_secs(4);
 pub(crate) async fn make_wallets(
     rig: &Rig,
     server: &Server,
-    count: usize,
     table: &mut Table,
-) -> Vec<Wallet> {
+) -> [Wallet; WALLETS] {
     // The least passphrase cost that is allowed: hashing passphrases is not measured here.
     let keystore = Keystore::new(rig.path("wallets")).with_cost(KdfParams::FLOOR);
     let passphrase = Passphrase::new("correct horse battery staple".to_owned().into());
     let (mut wallets, mut walls) = (vec![], vec![]);
     let before = server.cpu();
-    for number in 0..count {
+    for number in 0..WALLETS {
         let name = format!("wallet-{number}").parse().unwrap();
         let start = Instant::now();
         let made = create_wallet(&keystore, &rig.client, &name, &passphrase, &mut |_| ()).await;
@@ -39,17 +39,26 @@ pub(crate) async fn make_wallets(
         rig.fund(&wallet.current().unwrap().1.address()).await;
         wallets.push(wallet);
     }
-    let cpu = (server.cpu() - before) / count as f64;
+    let cpu = (server.cpu() - before) / WALLETS as f64;
     table.row("key generation, server CPU per wallet", cpu, "ms", "");
     table.row("key generation, wall, median", median(&mut walls), "ms", "");
-    wallets
+    wallets.try_into().ok().unwrap()
 }
 
-/// Signs `count` transactions, one after another, by all wallets in turn.
+/// What `count` signatures cost.
+struct Cost {
+    server: f64,
+    client: f64,
+    operations: f64,
+    prepares: Vec<f64>,
+    walls: Vec<f64>,
+}
+
+/// Signs `count` transactions, first one after another, then by all wallets at once.
 pub(crate) async fn measure(
     rig: &Rig,
     server: &Server,
-    wallets: &mut [Wallet],
+    wallets: &mut [Wallet; WALLETS],
     count: usize,
     table: &mut Table,
 ) {
@@ -60,43 +69,70 @@ pub(crate) async fn measure(
     let idle = idle_share(server).await;
     table.row("idle CPU of the server", idle * 100.0, "%", "");
 
+    let one = cost(rig, server, idle, async || {
+        in_turn(rig, wallets, count).await
+    });
+    let mut one = one.await;
+    let (p50, p99) = (median(&mut one.walls), percentile(&mut one.walls, 99));
+    table.server("one wallet at a time", one.server);
+    table.row("client CPU per signature", one.client, "ms", "");
+    table.row("durable operations per signature", one.operations, "", "");
+    table.row("prepare, wall, p50", median(&mut one.prepares), "ms", "");
+    table.row("prepare and sign, wall, p50", p50, "ms", "");
+    table.row("prepare and sign, wall, p99", p99, "ms", "");
+
+    let all = cost(rig, server, idle, async || {
+        at_once(rig, wallets, count).await
+    });
+    let mut all = all.await;
+    table.server("five wallets at once", all.server);
+    let p50 = median(&mut all.walls);
+    table.row("five at once: prepare and sign, wall, p50", p50, "ms", "");
+    let what = format!("memory after {} signatures", 2 * count);
+    table.row(&what, server.rss_mib(), "MiB", "");
+}
+
+/// What `work`, which says how long each signature took, costs per signature.
+async fn cost(
+    rig: &Rig,
+    server: &Server,
+    idle: f64,
+    work: impl AsyncFnOnce() -> Vec<(f64, f64)>,
+) -> Cost {
     let records = || rig.number("SELECT COUNT(*) FROM audit_records");
     let (records_before, start) = (records(), Instant::now());
     let (server_before, client_before) = (server.cpu(), process_cpu(std::process::id()));
-    let (mut walls, mut prepares) = (vec![], vec![]);
-    let wallet_count = wallets.len();
-    for number in 0..count {
-        let wallet = &mut wallets[number % wallet_count];
-        let (prepare, whole) = sign(rig, wallet).await;
-        prepares.push(prepare);
-        walls.push(whole);
-    }
+    let (prepares, walls): (Vec<_>, Vec<_>) = work().await.into_iter().unzip();
     let client = process_cpu(std::process::id()) - client_before;
     tokio::time::sleep(SETTLED).await;
     let elapsed = start.elapsed().as_secs_f64() * 1e3;
     let used = server.cpu() - server_before - idle * elapsed;
-    let per_signature = |total: f64| total / count as f64;
     let unsettled =
         rig.number("SELECT COUNT(*) FROM transactions WHERE state NOT IN ('mined', 'released')");
     assert_eq!(unsettled, 0, "transactions that are not mined");
-    table.server(per_signature(used));
-    table.row("client CPU per signature", per_signature(client), "ms", "");
-    let operations = per_signature((records() - records_before) as f64);
-    table.row("durable operations per signature", operations, "", "");
-    table.row(
-        &format!("memory after {count} signatures"),
-        server.rss_mib(),
-        "MiB",
-        "",
-    );
-    table.row("prepare, wall, p50", median(&mut prepares), "ms", "");
-    table.row("prepare and sign, wall, p50", median(&mut walls), "ms", "");
-    table.row(
-        "prepare and sign, wall, p99",
-        percentile(&mut walls, 99),
-        "ms",
-        "",
-    );
+    let per_signature = |total: f64| total / walls.len() as f64;
+    Cost {
+        server: per_signature(used),
+        client: per_signature(client),
+        operations: per_signature((records() - records_before) as f64),
+        prepares,
+        walls,
+    }
+}
+
+async fn in_turn(rig: &Rig, wallets: &mut [Wallet], count: usize) -> Vec<(f64, f64)> {
+    let (mut times, turns) = (vec![], wallets.len());
+    for number in 0..count {
+        times.push(sign(rig, &mut wallets[number % turns]).await);
+    }
+    times
+}
+
+async fn at_once(rig: &Rig, wallets: &mut [Wallet; WALLETS], count: usize) -> Vec<(f64, f64)> {
+    let [a, b, c, d, e] = wallets.each_mut().map(std::slice::from_mut);
+    let each = |wallet| in_turn(rig, wallet, count / WALLETS);
+    let (a, b, c, d, e) = tokio::join!(each(a), each(b), each(c), each(d), each(e));
+    [a, b, c, d, e].concat()
 }
 
 /// Milliseconds until the transaction is prepared, and until it is signed and broadcast.
