@@ -140,19 +140,27 @@ impl Steps {
             effect,
             lifetimes: self.lifetimes,
         };
-        self.insist(conclusion).await;
+        self.insist(conclusion)
+            .await
+            .map_err(|Gone| Refusal::Over)?;
         reply
     }
 
     /// Commits a conclusion, however long the store is away. A verdict is never dropped, and the key
     /// stays locked until it is durable.
-    async fn insist(&self, conclusion: Conclude) {
+    async fn insist(&self, conclusion: Conclude) -> Result<(), Gone> {
+        let mut maybe_done = false;
         loop {
             match self.store.conclude(conclusion.clone()).await {
-                Ok(done) => return done.into_inner(),
-                // An earlier try was committed after all.
-                Err(CommitError::Refused(Gone)) => return,
+                Ok(done) => {
+                    done.into_inner();
+                    return Ok(());
+                }
+                // An earlier try, whose outcome was unknown, was committed after all.
+                Err(CommitError::Refused(Gone)) if maybe_done => return Ok(()),
+                Err(CommitError::Refused(Gone)) => return Err(Gone),
                 Err(CommitError::Store(error)) => {
+                    maybe_done |= matches!(error, StoreError::OutcomeUnknown(_));
                     tracing::error!(?error, session = %conclusion.session.session_id, "a step ended and is not concluded yet");
                     tokio::time::sleep(RETRY).await;
                 }
