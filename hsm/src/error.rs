@@ -174,9 +174,10 @@ pub enum HsmError {
     /// The HSM answered something a correct one cannot answer.
     #[error("the hsm gave a wrong answer: {0}; take it out of service")]
     Untrustworthy(&'static str),
-    /// The key found under a KEK's id does not decrypt what that KEK wrapped earlier in this process.
+    /// A KEK that worked earlier in this process is gone, or what is found under its id does not decrypt
+    /// what it wrapped then.
     #[error(
-        "key encryption key {0} does not decrypt its canary: the token is unwell or the key was exchanged"
+        "key encryption key {0} worked before and is gone or does not decrypt its canary: the token is unwell, or the key was removed or exchanged"
     )]
     CanaryFailed(KekId),
     /// The system's random source failed.

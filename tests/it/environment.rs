@@ -265,11 +265,18 @@ fn init_killed_at_any_time_is_completed_by_running_it_again() {
         cut_off += u32::from(!child.wait().unwrap().success());
         if !site.path("env/countersignd.toml").exists() || site.path("env/init.pending").exists() {
             let again = site.init("development", "env").output().unwrap();
-            assert!(
-                again.status.success(),
-                "part {part}: {}",
-                text(&again.stderr)
-            );
+            let said = text(&again.stderr);
+            // SoftHSM writes the attributes of a new key one after another. Killed in between, it leaves a key that
+            // nobody may ever use: init names it instead of using or deleting it.
+            if said.contains("is unsafe") {
+                assert!(
+                    said.contains("key cs/") && said.contains("remove it"),
+                    "{said}"
+                );
+                assert_eq!(again.status.code(), Some(1));
+                continue;
+            }
+            assert!(again.status.success(), "part {part}: {said}");
         }
         let report = site.with_config("doctor", "env");
         assert!(
