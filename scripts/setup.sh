@@ -28,6 +28,7 @@ programs() {
     system_package curl curl
     system_package kill procps
     system_package openssl openssl
+    system_package pkcs11-tool opensc
     system_package python3 python3
     system_package sqlite3 sqlite3
     system_package strace strace
