@@ -87,10 +87,4 @@ impl SessionState {
             Self::Round1Checking | Self::Round2Checking | Self::Round3Checking
         )
     }
-
-    /// Whether nothing can follow any more.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        matches!(self, Self::Signed | Self::Completed | Self::Banned)
-    }
 }

@@ -57,3 +57,35 @@ impl<R: Clone> Replies<R> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Replies;
+    use crate::clock::Timestamp;
+    use crate::domain::SessionId;
+
+    const NOW: Timestamp = Timestamp::from_micros(0);
+
+    #[test]
+    fn a07_only_the_identical_request_gets_the_answer_and_only_while_it_is_kept() {
+        let replies = Replies::default();
+        let session = SessionId::generate();
+        replies.put(session, [1; 32], "answer", NOW);
+        assert_eq!(replies.find(session, &[1; 32]), Some("answer"));
+        assert_eq!(replies.find(session, &[2; 32]), None);
+        assert_eq!(replies.find(SessionId::generate(), &[1; 32]), None);
+        replies.sweep(NOW.plus_seconds(59));
+        assert_eq!(replies.find(session, &[1; 32]), Some("answer"));
+        replies.sweep(NOW.plus_seconds(60));
+        assert_eq!(replies.find(session, &[1; 32]), None);
+    }
+
+    #[test]
+    fn the_answer_of_a_session_that_ended_is_not_kept() {
+        let replies = Replies::default();
+        let session = SessionId::generate();
+        replies.put(session, [1; 32], "answer", NOW);
+        replies.forget(session);
+        assert_eq!(replies.find(session, &[1; 32]), None);
+    }
+}

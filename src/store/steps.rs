@@ -90,15 +90,3 @@ pub async fn orphan(tx: &mut Tx<'_>, session: SessionId) -> Result<(), StoreErro
     .await?;
     Ok(())
 }
-
-/// How many permitted steps have not ended.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn count_open(reads: &mut impl Reads) -> Result<i64, StoreError> {
-    Ok(
-        sqlx::query_scalar("SELECT COUNT(*) FROM steps WHERE outcome = 'open'")
-            .fetch_one(reads.connection())
-            .await?,
-    )
-}
