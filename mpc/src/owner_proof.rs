@@ -17,7 +17,7 @@ mod claim;
 mod device_key;
 
 pub use base::RequestParts;
-pub use claim::{Claim, SignedHeaders, parse, sign};
+pub use claim::{Claim, SignedHeaders, parse, sign, verify_p256};
 pub use device_key::{DeviceKey, parse_public_key, thumbprint};
 
 use thiserror::Error;

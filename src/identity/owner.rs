@@ -1,5 +1,6 @@
 //! The owner behind a request: proven by the device key's signature over it (RFC 9421, `protocol.md` 4).
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use countersign_mpc::owner_proof::{Claim, OwnerProofError, RequestParts, parse, thumbprint};
 use p256::ecdsa::VerifyingKey;
 
@@ -201,6 +202,23 @@ fn verify(
             &request.parts,
             request.content_digest,
             clock::now().as_seconds(),
+            |key, message, signature| {
+                verify_p256(
+                    key.to_sec1_point(false).as_bytes(),
+                    message,
+                    &signature.to_bytes(),
+                )
+            },
         )
         .map_err(OwnerError::Proof)
 }
+
+/// The same answers as `owner_proof::verify_p256`, in a fraction of its time.
+fn verify_p256(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key)
+        .verify(message, signature)
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests;

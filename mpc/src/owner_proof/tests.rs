@@ -50,7 +50,7 @@ fn verify(
     now: i64,
 ) -> Option<OwnerProofError> {
     claim
-        .verify(key().verifying_key(), request, digest, now)
+        .verify(key().verifying_key(), request, digest, now, verify_p256)
         .err()
 }
 
@@ -230,7 +230,7 @@ fn s4_the_time_window_is_exact() {
 fn s4_another_key_is_refused() {
     let (_, claim) = signed(&get());
     let other = DeviceKey::from_bytes(&[4; 32]).unwrap();
-    let outcome = claim.verify(other.verifying_key(), &get(), None, NOW);
+    let outcome = claim.verify(other.verifying_key(), &get(), None, NOW, verify_p256);
     assert_eq!(outcome, Err(OwnerProofError::WrongKey));
 }
 

@@ -209,7 +209,13 @@ fn verify(
     let now = countersign_client::clock::now();
     let digest = header("content-digest");
     claim
-        .verify(&key, &parts, digest.as_deref(), now)
+        .verify(
+            &key,
+            &parts,
+            digest.as_deref(),
+            now,
+            owner_proof::verify_p256,
+        )
         .map_err(|_| "SIGNATURE_INVALID")?;
     if audience == AUDIENCE {
         Ok(claim.key_id)

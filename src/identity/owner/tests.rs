@@ -1,0 +1,120 @@
+//! The server's verifier against the portable one, on what an attacker may send.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use countersign_mpc::owner_proof;
+use p256::NistP256;
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
+use p256::elliptic_curve::Curve;
+use p256::elliptic_curve::bigint::{ArrayEncoding, U256};
+use proptest::prelude::*;
+
+/// Both verdicts, which must be one. The portable verifier includes the range check of `r` and `s`, which
+/// stands before both when a proof is read.
+fn accepted(key: &VerifyingKey, message: &[u8], raw: &[u8]) -> bool {
+    let portable = Signature::from_slice(raw)
+        .is_ok_and(|signature| owner_proof::verify_p256(key, message, &signature));
+    let fast = super::verify_p256(key.to_sec1_point(false).as_bytes(), message, raw);
+    assert_eq!(fast, portable, "{}", hex::encode(raw));
+    fast
+}
+
+fn order() -> U256 {
+    *NistP256::ORDER.as_ref()
+}
+
+fn bytes(number: &U256) -> [u8; 32] {
+    number.to_be_byte_array().into()
+}
+
+fn joined(r: &[u8], s: &[u8]) -> Vec<u8> {
+    [r, s].concat()
+}
+
+/// `r ‖ n - s`, which verifies as well as `r ‖ s`.
+fn other_half(raw: &[u8]) -> Vec<u8> {
+    let (r, s) = raw.split_at(32);
+    let s = order().wrapping_sub(&U256::from_be_slice(s));
+    joined(r, &bytes(&s))
+}
+
+fn signing_key() -> impl Strategy<Value = SigningKey> {
+    any::<[u8; 32]>().prop_filter_map("not a key", |bytes| SigningKey::from_slice(&bytes).ok())
+}
+
+proptest! {
+    #[test]
+    fn s4_both_verifiers_accept_the_same_signatures(
+        key in signing_key(),
+        other in signing_key(),
+        message in prop::collection::vec(any::<u8>(), 0..300),
+        bit in 0..512_usize,
+        noise in any::<[[u8; 32]; 2]>(),
+    ) {
+        let signature: Signature = key.sign(&message);
+        let raw = signature.to_bytes().to_vec();
+        let public = key.verifying_key();
+        prop_assert!(accepted(public, &message, &raw));
+        // One of the two is high.
+        prop_assert!(accepted(public, &message, &other_half(&raw)));
+
+        prop_assert!(!accepted(other.verifying_key(), &message, &raw));
+        prop_assert!(!accepted(public, &[message.as_slice(), b"."].concat(), &raw));
+        let mut altered = raw.clone();
+        *altered.get_mut(bit / 8).unwrap() ^= 1 << (bit % 8);
+        prop_assert!(!accepted(public, &message, &altered));
+        prop_assert!(!accepted(public, &message, &noise.concat()));
+        let (r, s) = raw.split_at(32);
+        prop_assert!(!accepted(public, &message, &joined(s, r)));
+    }
+
+    #[test]
+    fn s4_both_verifiers_refuse_numbers_out_of_range(key in signing_key(), message in any::<[u8; 32]>()) {
+        let signature: Signature = key.sign(&message);
+        let raw = signature.to_bytes().to_vec();
+        let public = key.verifying_key();
+        let (r, s) = raw.split_at(32);
+        let one = U256::ONE;
+        let beyond = [
+            [0; 32],
+            bytes(&order()),
+            bytes(&order().wrapping_add(&one)),
+            [0xff; 32],
+        ];
+        for number in beyond {
+            prop_assert!(!accepted(public, &message, &joined(&number, s)));
+            prop_assert!(!accepted(public, &message, &joined(r, &number)));
+            prop_assert!(!accepted(public, &message, &joined(&number, &number)));
+        }
+        for number in [bytes(&one), bytes(&order().wrapping_sub(&one))] {
+            prop_assert!(!accepted(public, &message, &joined(&number, s)));
+            prop_assert!(!accepted(public, &message, &joined(r, &number)));
+        }
+    }
+
+    #[test]
+    fn s4_both_verifiers_want_exactly_64_bytes(key in signing_key(), length in 0..130_usize) {
+        let signature: Signature = key.sign(b"");
+        let mut raw = signature.to_bytes().to_vec();
+        raw.resize(length, 0);
+        prop_assert_eq!(accepted(key.verifying_key(), b"", &raw), length == 64);
+        // DER is another encoding of the same, and not accepted.
+        prop_assert!(!accepted(key.verifying_key(), b"", signature.to_der().as_bytes()));
+    }
+}
+
+/// `r` above `n - p` wraps around: where `x` of the nonce point is not below `n`, `r` is `x - n`. An honest
+/// signature never shows it; both verifiers must still agree on such small numbers.
+#[test]
+fn s4_both_verifiers_agree_on_small_r() {
+    let key = SigningKey::from_slice(&[7; 32]).unwrap();
+    for number in 1..=64_u64 {
+        let small = bytes(&U256::from_u64(number));
+        assert!(!accepted(
+            key.verifying_key(),
+            b"message",
+            &joined(&small, &small)
+        ));
+    }
+}
