@@ -15,7 +15,6 @@ use countersign_hsm::{KekId, ObjectAad, Purpose, Token};
 use countersign_mpc::error::{MpcError, Refusal};
 use countersign_mpc::share::{P2Share, PublicShare};
 use countersign_mpc::signature::Signature;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::{self, Timestamp};
 use crate::domain::{EnvironmentId, OperationId, SessionId, SessionKind, Suspicion, TenantId};
@@ -28,28 +27,16 @@ use crate::telemetry::metrics::{HsmCall, Metrics, Step, StepResult};
 
 pub mod kem;
 mod kept;
+mod places;
 mod steps;
 
 pub use kem::{KemError, KemRing, Message};
 use kept::KeptStates;
+use places::Places;
+pub use places::{EngineSlot, QueuePlace};
 
 /// The role of our share in its AAD.
 const ROLE: &str = "P2";
-
-/// A place at the engine: the CPU time for one step, taken before the step is admitted, so that a key
-/// is never locked while its step queues.
-pub struct EngineSlot {
-    _permit: OwnedSemaphorePermit,
-}
-
-/// A place in the queue for the engine.
-pub struct QueuePlace {
-    _permit: OwnedSemaphorePermit,
-    kind: SessionKind,
-}
-
-/// Steps of one kind that may wait for the engine.
-const WAITING: usize = 128;
 
 /// What a step made.
 pub enum Product {
@@ -169,10 +156,7 @@ pub struct Custody {
     token: Token,
     environment_id: EnvironmentId,
     share_keks: HashMap<TenantId, KekId>,
-    signing: Arc<Semaphore>,
-    keygen: Arc<Semaphore>,
-    waiting_signing: Arc<Semaphore>,
-    waiting_keygen: Arc<Semaphore>,
+    places: Places,
     kept: KeptStates,
     kept_seconds: i64,
     metrics: Arc<Metrics>,
@@ -198,15 +182,11 @@ impl Custody {
         capacity: Capacity,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let cores = capacity.cores;
         Self {
             token,
             environment_id,
             share_keks,
-            signing: Arc::new(Semaphore::new(cores.max(1))),
-            keygen: Arc::new(Semaphore::new((cores / 4).max(1))),
-            waiting_signing: Arc::new(Semaphore::new(WAITING)),
-            waiting_keygen: Arc::new(Semaphore::new(WAITING)),
+            places: Places::new(capacity.cores),
             kept: KeptStates::default(),
             kept_seconds: capacity.kept_seconds,
             metrics,
@@ -217,29 +197,12 @@ impl Custody {
     /// their number is bounded.
     #[must_use]
     pub fn queue(&self, kind: SessionKind) -> Option<QueuePlace> {
-        let semaphore = match kind {
-            SessionKind::Sign => &self.waiting_signing,
-            SessionKind::Keygen => &self.waiting_keygen,
-        };
-        let permit = semaphore.clone().try_acquire_owned().ok()?;
-        Some(QueuePlace {
-            _permit: permit,
-            kind,
-        })
+        self.places.queue(kind)
     }
 
     /// Waits for a place at the engine and gives the one in the queue back.
     pub async fn slot(&self, place: QueuePlace) -> EngineSlot {
-        let kind = place.kind;
-        let semaphore = match kind {
-            SessionKind::Sign => &self.signing,
-            SessionKind::Keygen => &self.keygen,
-        };
-        loop {
-            if let Ok(permit) = semaphore.clone().acquire_owned().await {
-                return EngineSlot { _permit: permit };
-            }
-        }
+        self.places.slot(place).await
     }
 
     /// Runs one permitted step.

@@ -225,3 +225,16 @@ fn sentence(text: &str) -> String {
         .map(|first| first.to_uppercase().chain(rest).collect())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_a_503_and_the_same_request_may_be_sent_again() {
+        let error = ApiError::from(Error::Overloaded);
+        assert_eq!(error.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(error.code, "OVERLOADED");
+        assert!(matches!(error.retry, Retry::Same));
+    }
+}
