@@ -22,6 +22,7 @@ pub mod devices;
 pub mod environment;
 pub mod idempotency;
 pub mod kem_keys;
+mod location;
 pub mod profiles;
 pub mod sessions;
 pub mod shares;
@@ -32,6 +33,7 @@ mod writer;
 
 pub use audit::{AuditEvent, AuditOutcome, AuditRecord};
 pub use environment::EnvironmentRecord;
+pub use location::{Location, Password, PostgresOptions};
 pub use sqlite::{Reader, Reads, Tx};
 pub use writer::LinkHash;
 
