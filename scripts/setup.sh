@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the named suites need and this machine lacks: setup.sh [softhsm] [peers] [programs] [cargo-tools]
+# Installs what the named suites need and this machine lacks: setup.sh [softhsm] [peers] [postgres] [programs] [cargo-tools]
 # As root it installs system packages itself; otherwise it says which to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,9 +9,10 @@ NEXTEST_VERSION=0.9.143
 DENY_VERSION=0.20.2
 
 system_package() { # command package
-    if type -P "$1" >/dev/null; then
-        return
-    fi
+    type -P "$1" >/dev/null || install_package "$1" "$2"
+}
+
+install_package() { # what-is-missing package
     if [ "$(id -u)" -eq 0 ] && have apt-get; then
         say "installing system package $2"
         apt-get update -qq
@@ -22,6 +23,24 @@ system_package() { # command package
 }
 
 softhsm() { system_package softhsm2-util softhsm2; }
+
+# Server and shell for scripts/with-postgres.sh. The package would make and start a database cluster of its own: this
+# keeps it from doing so, and leaves a cluster alone that is there.
+postgres() {
+    system_package openssl openssl
+    if postgres_bin >/dev/null; then
+        return
+    fi
+    local settings=/etc/postgresql-common/createcluster.d
+    if [ "$(id -u)" -eq 0 ] && have apt-get; then
+        trap 'rm -f /etc/postgresql-common/createcluster.d/countersign.conf' EXIT
+        mkdir -p "$settings"
+        printf 'create_main_cluster = false\n' >"$settings/countersign.conf"
+    fi
+    install_package "the PostgreSQL server" postgresql
+    rm -f "$settings/countersign.conf"
+    postgres_bin >/dev/null || die "the package postgresql brought no initdb"
+}
 
 # What tests and benches look at the appliance with.
 programs() {
@@ -80,6 +99,7 @@ for part in "$@"; do
     case $part in
         softhsm) softhsm ;;
         peers) peers ;;
+        postgres) postgres ;;
         programs) programs ;;
         cargo-tools) cargo_tools ;;
         *) die "setup.sh: unknown part '$part'" ;;
