@@ -13,12 +13,12 @@ demo: ## create a wallet and see a transaction mined on a local node; leaves not
 	@scripts/demo.sh
 
 bench: ## measure the protocol, the token and the whole server (optimised build, then about four minutes)
-	@scripts/setup.sh softhsm peers programs
-	cargo bench --workspace --locked --bench signature --bench envelope --bench server
+	@scripts/setup.sh softhsm peers postgres programs
+	scripts/with-postgres.sh cargo bench --workspace --locked --bench signature --bench envelope --bench server
 
 test-long: ## everything in `make test`, then the tests marked ignored because they are slow
 	@scripts/test.sh
-	cargo nextest run --workspace --locked --run-ignored only
+	scripts/with-postgres.sh cargo nextest run --workspace --locked --run-ignored only
 
 fmt: ## format the source
 	cargo fmt --all

@@ -47,12 +47,12 @@ service_unit() {
 }
 
 rm -f target/xcheck/vectors.jsonl
-suite "setup: what is missing" scripts/setup.sh softhsm peers programs cargo-tools
+suite "setup: what is missing" scripts/setup.sh softhsm peers postgres programs cargo-tools
 suite "format" cargo fmt --all --check
 suite "dependencies: licences, sources, bans, advisories" scripts/deny.sh
 suite "service unit" service_unit
 suite "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
-suite "tests" cargo nextest run --workspace --locked
+suite "tests" scripts/with-postgres.sh cargo nextest run --workspace --locked
 suite "documentation tests" cargo test --quiet --doc --workspace --locked
 suite "encoder against ethers-core" xcheck
 suite "demo" scripts/demo.sh

@@ -40,6 +40,7 @@ impl Site {
         let mut command = Command::new(env!("CARGO_BIN_EXE_countersignd"));
         command
             .args(arguments)
+            .env_clear()
             .env("SOFTHSM2_CONF", self.path("hsm/softhsm2.conf"))
             .stdin(Stdio::null());
         command
