@@ -7,6 +7,7 @@
 mod bodies;
 mod checks;
 
+use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -167,10 +168,33 @@ pub(crate) fn decode_canonical<T: Serialize + DeserializeOwned>(
     if !rest.is_empty() {
         return Err(Refusal::NotCanonical);
     }
-    let again = encode_bounded(&value, bytes.len()).map_err(|_| Refusal::NotCanonical)?;
-    if again.as_slice() == bytes {
-        Ok(value)
-    } else {
-        Err(Refusal::NotCanonical)
+    postcard::serialize_with_flavor(&value, Expected(bytes)).map_err(|_| Refusal::NotCanonical)?;
+    Ok(value)
+}
+
+/// What an encoding must be, compared as it is made: the content, which may be secret, is not copied once more.
+struct Expected<'a>(&'a [u8]);
+
+impl Flavor for Expected<'_> {
+    type Output = ();
+
+    fn try_extend(&mut self, data: &[u8]) -> postcard::Result<()> {
+        self.0 = self
+            .0
+            .strip_prefix(data)
+            .ok_or(postcard::Error::SerializeBufferFull)?;
+        Ok(())
+    }
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.try_extend(&[byte])
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(postcard::Error::SerializeBufferFull)
+        }
     }
 }
