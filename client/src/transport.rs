@@ -4,7 +4,7 @@ mod error;
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_mpc::owner_proof::{self, DeviceKey, RequestParts};
+use countersign_mpc::owner_proof::{self, BodyHash, DeviceKey, RequestParts};
 use reqwest::{Client, Method, redirect};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, version::TLS13};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -150,7 +150,7 @@ impl Transport {
             content_type,
             audience: &self.audience,
             idempotency_key: request.idempotency_key.as_deref(),
-            body: request.body.as_deref(),
+            body: request.body.as_deref().map(BodyHash::of),
         };
         let signed = owner_proof::sign(device, &parts, clock::now(), nonce)
             .map_err(|_| TransportError::Sign)?;

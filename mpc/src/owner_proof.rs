@@ -9,14 +9,14 @@
 //!
 //! (one line; folded here). `content-type` and `content-digest` are covered with a body only, `idempotency-key` only when
 //! that header is present. There is exactly one accepted spelling: this order, these parameters, no extra white space.
-//! SECURITY: [`Claim::verify`] compares the *body* with the covered digest, not only the header; the caller makes sure
-//! that each of these headers occurs once, and that a nonce is accepted once.
+//! SECURITY: [`Claim::verify`] compares the *body*, by its [`BodyHash`], with the covered digest, not only the header;
+//! the caller makes sure that each of these headers occurs once, and that a nonce is accepted once.
 
 mod base;
 mod claim;
 mod device_key;
 
-pub use base::RequestParts;
+pub use base::{BodyHash, RequestParts};
 pub use claim::{Claim, SignedHeaders, parse, sign, verify_p256};
 pub use device_key::{DeviceKey, parse_public_key, thumbprint};
 

@@ -7,10 +7,9 @@ use axum::extract::{Extension, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use countersign_mpc::owner_proof::{RequestParts, parse_public_key};
+use countersign_mpc::owner_proof::{BodyHash, RequestParts, parse_public_key};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::error::ApiError;
@@ -69,12 +68,13 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
         let (client, verifier) = prerequisites(&mut parts, state).await?;
         let read = async {
             let body = json_body(&parts.headers, body, LIMIT).await?;
-            let request = signed(&parts, Some(&body))?;
+            let hash = BodyHash::of(&body);
+            let request = signed(&parts, Some(hash))?;
             let owner = verifier.owner(&client, &request).await?;
             Ok(Self {
                 owner,
                 value: parse(&body)?,
-                body_hash: Sha256::digest(&body).into(),
+                body_hash: hash.to_bytes(),
                 idempotency_key: idempotency_key(&parts.headers)?,
             })
         };
@@ -91,7 +91,7 @@ pub struct Signed<T, const LIMIT: usize> {
     /// The request's key, if it has one.
     pub idempotency_key: Option<IdempotencyKey>,
     parts: Parts,
-    body: Zeroizing<Vec<u8>>,
+    hash: BodyHash,
     client: Arc<ClientIdentity>,
     verifier: Arc<OwnerVerifier>,
 }
@@ -104,14 +104,15 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
         let (client, verifier) = prerequisites(&mut parts, state).await?;
         let read = async {
             let body = json_body(&parts.headers, body, LIMIT).await?;
+            let hash = BodyHash::of(&body);
             // Unsigned requests end here, before their content is looked at.
-            let _proof = signed(&parts, Some(&body))?;
+            let _proof = signed(&parts, Some(hash))?;
             Ok(Self {
                 value: parse(&body)?,
-                body_hash: Sha256::digest(&body).into(),
+                body_hash: hash.to_bytes(),
                 idempotency_key: idempotency_key(&parts.headers)?,
                 parts,
-                body,
+                hash,
                 client,
                 verifier,
             })
@@ -133,7 +134,7 @@ impl<T, const LIMIT: usize> Signed<T, LIMIT> {
                 "clientShare.keyId is not the RFC 7638 thumbprint of clientShare.publicKey",
             ));
         }
-        let request = signed(&self.parts, Some(&self.body))?;
+        let request = signed(&self.parts, Some(self.hash))?;
         Ok(self.verifier.applicant(&self.client, &request, &key)?)
     }
 
@@ -142,7 +143,7 @@ impl<T, const LIMIT: usize> Signed<T, LIMIT> {
     /// # Errors
     /// 401 when none did.
     pub async fn owner(&self) -> Result<Owner, ApiError> {
-        let request = signed(&self.parts, Some(&self.body))?;
+        let request = signed(&self.parts, Some(self.hash))?;
         Ok(self.verifier.owner(&self.client, &request).await?)
     }
 }
@@ -218,7 +219,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiErr
 }
 
 /// The parts of a request that its device signed.
-fn signed<'a>(parts: &'a Parts, body: Option<&'a [u8]>) -> Result<SignedRequest<'a>, ApiError> {
+fn signed(parts: &Parts, body: Option<BodyHash>) -> Result<SignedRequest<'_>, ApiError> {
     let headers = &parts.headers;
     let request = SignedRequest {
         parts: RequestParts {

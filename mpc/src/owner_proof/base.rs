@@ -6,6 +6,24 @@ use sha2::{Digest, Sha256};
 
 use super::OwnerProofError;
 
+/// SHA-256 of a request's body. Made from the body alone, so that nothing else passes for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyHash([u8; 32]);
+
+impl BodyHash {
+    /// The hash of `body`, as it was sent or received.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Self {
+        Self(Sha256::digest(body).into())
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+}
+
 /// The parts of a request that a proof covers.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestParts<'a> {
@@ -21,8 +39,8 @@ pub struct RequestParts<'a> {
     pub audience: &'a str,
     /// `Idempotency-Key`, if present. The caller checks that it is where it must be.
     pub idempotency_key: Option<&'a str>,
-    /// The body's bytes; `None` for a request without one.
-    pub body: Option<&'a [u8]>,
+    /// The body's hash; `None` for a request without one.
+    pub body: Option<BodyHash>,
 }
 
 impl RequestParts<'_> {
@@ -30,7 +48,7 @@ impl RequestParts<'_> {
     #[must_use]
     pub fn content_digest(&self) -> Option<String> {
         self.body
-            .map(|body| format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(body))))
+            .map(|hash| format!("sha-256=:{}:", STANDARD.encode(hash.0)))
     }
 
     /// Names and values of all components, in the profile's order.

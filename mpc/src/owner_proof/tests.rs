@@ -23,7 +23,7 @@ fn post() -> RequestParts<'static> {
         content_type: Some("application/json"),
         audience: "signer.example",
         idempotency_key: Some("9b0f"),
-        body: Some(b"{\"sessionId\":\"1\"}"),
+        body: Some(BodyHash::of(b"{\"sessionId\":\"1\"}")),
     }
 }
 
@@ -127,7 +127,7 @@ fn s4_each_altered_component_is_refused() {
     );
     // Another body under the signed header; and with a header of its own.
     let other_body = RequestParts {
-        body: Some(b"{}"),
+        body: Some(BodyHash::of(b"{}")),
         ..post()
     };
     assert_eq!(altered(other_body), Some(OwnerProofError::DigestMismatch));

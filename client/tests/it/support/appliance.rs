@@ -9,7 +9,7 @@ use std::{
 };
 
 use countersign_client::Config;
-use countersign_mpc::owner_proof::{self, RequestParts};
+use countersign_mpc::owner_proof::{self, BodyHash, RequestParts};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn,
@@ -204,7 +204,7 @@ fn verify(
         content_type: content_type.as_deref(),
         audience: &audience,
         idempotency_key: idempotency_key.as_deref(),
-        body: (!body.is_empty()).then_some(body),
+        body: (!body.is_empty()).then(|| BodyHash::of(body)),
     };
     let now = countersign_client::clock::now();
     let digest = header("content-digest");
