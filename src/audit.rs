@@ -9,12 +9,14 @@ use std::time::Duration;
 use countersign_mpc::lp::Lp;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::audit::{StoredRecord, chained_after, unchained};
+use crate::store::audit::{self, StoredRecord, chained_after};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// How often the sequencer looks for new records.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// Unchained records that are counted; more are as bad.
+const BACKLOG: i64 = 10_000;
 /// Links read at a time when the chain is verified.
 const VERIFY_BATCH: i64 = 500;
 
@@ -60,11 +62,9 @@ pub async fn catch_up(store: &Store) -> Result<(), StoreError> {
 async fn backlog(store: &Store) -> i64 {
     let counted = async {
         let mut reader = store.reader().await?;
-        unchained(&mut reader, VERIFY_BATCH).await
+        audit::backlog(&mut reader, BACKLOG).await
     };
-    counted
-        .await
-        .map_or(-1, |records| i64::try_from(records.len()).unwrap_or(-1))
+    counted.await.unwrap_or(-1)
 }
 
 /// What a verification found.

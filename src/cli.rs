@@ -3,6 +3,7 @@
 pub mod doctor;
 mod files;
 pub mod init;
+mod migrate;
 mod output;
 pub mod pki;
 pub mod serve;
@@ -46,8 +47,10 @@ enum Verb {
     Init(Box<init::Options>),
     /// Run the appliance until SIGTERM or SIGINT, then finish what is running
     Serve(ConfigOption),
-    /// Check configuration, certificates, token, database and chains; change nothing but the schema
+    /// Check configuration, certificates, token, database and chains; change nothing
     Doctor(ConfigOption),
+    /// Bring the database's schema to this version, while no countersignd serves it; back it up before
+    Migrate(migrate::Options),
 }
 
 #[derive(clap::Args)]
@@ -153,6 +156,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
                 serve::run(config).await
             }
             Verb::Doctor(option) => doctor::run(load(&option)?).await,
+            Verb::Migrate(options) => migrate::run(&load(&options.config)?, &options).await,
         }
     })
 }

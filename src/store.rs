@@ -1,49 +1,60 @@
 //! The durable operation and all SQL.
 //!
 //! A state change is an [`Operation`]: it carries its facts, awaits SQL only, may be run again, and
-//! returns its result together with its audit record. [`Store::commit`] runs it in one transaction
-//! on the single writer and answers after COMMIT.
+//! returns its result together with its audit record. [`Store::commit`] runs it in a transaction and
+//! answers after COMMIT. SQL stands once, one file per aggregate, for both engines.
 //!
 //! INVARIANT: only this module makes a [`Committed`], and only after COMMIT. Whoever holds one knows
 //! that the state change and its audit record are on disk.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
-use crate::domain::{EnvironmentId, EnvironmentKind, OperationId, TransactionId};
+use crate::domain::{
+    DeviceKeyId, EnvironmentId, EnvironmentKind, OperationId, ProfileId, TenantId, TransactionId,
+};
 use crate::telemetry::metrics::{Metrics, Outcome};
 
 pub mod audit;
 pub mod decisions;
 pub mod devices;
+mod engine;
 pub mod environment;
 pub mod idempotency;
 pub mod kem_keys;
 mod location;
 pub mod profiles;
+mod readers;
+pub mod schema;
 pub mod sessions;
 pub mod shares;
-mod sqlite;
 pub mod steps;
 pub mod transactions;
 mod writer;
 
-pub use audit::{AuditEvent, AuditOutcome, AuditRecord};
+use engine::{Connection, EngineError, Row, Value};
+
+pub use audit::{AuditEvent, AuditOutcome, AuditRecord, LinkHash};
 pub use environment::EnvironmentRecord;
 pub use location::{Location, Password, PostgresOptions};
-pub use sqlite::{Reader, Reads, Tx};
-pub use writer::LinkHash;
+pub use readers::Reader;
+pub use writer::Reservation;
+
+/// Operations in one transaction.
+const GROUP: usize = 64;
+/// Readers of a SQLite file.
+const SQLITE_READERS: usize = 4;
 
 /// Why the store could not answer. None of these says that an operation did not happen, except
-/// [`StoreError::Overloaded`]; see each.
+/// [`StoreError::Unavailable`] and [`StoreError::Overloaded`].
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database could not be reached or refused a statement; the operation did not happen.
     #[error("the database is unavailable")]
-    Unavailable(#[source] sqlx::Error),
+    Unavailable(#[from] EngineError),
     /// COMMIT gave no answer and the operation's record could not be looked up.
     #[error("the outcome of operation {0} is unknown; look it up by its id")]
     OutcomeUnknown(OperationId),
@@ -58,9 +69,37 @@ pub enum StoreError {
         /// The column.
         column: &'static str,
     },
-    /// The schema could not be brought to this version.
-    #[error("the database schema could not be migrated")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The schema is older than this program.
+    #[error(
+        "the database has schema version {found}, this program needs {needed}: back it up and run countersignd migrate"
+    )]
+    SchemaOld {
+        /// The version of the database.
+        found: i64,
+        /// The version of the program.
+        needed: i64,
+    },
+    /// The schema is newer than this program.
+    #[error(
+        "the database has schema version {found}, this program knows up to {known}: use the program that wrote it, or a newer one"
+    )]
+    SchemaNew {
+        /// The version of the database.
+        found: i64,
+        /// The newest version of the program.
+        known: i64,
+    },
+    /// A step of the schema failed; the steps before it are made.
+    #[error("schema step {version} ({name}) failed and left nothing behind")]
+    Migrate {
+        /// The version of the step.
+        version: i64,
+        /// Its name.
+        name: &'static str,
+        /// What the engine said.
+        #[source]
+        source: EngineError,
+    },
     /// Another process has this database open.
     #[error("another countersignd is using {0}: stop it first")]
     InUse(PathBuf),
@@ -79,12 +118,6 @@ pub enum StoreError {
     /// The database holds no environment: `countersignd init` was not run or not finished.
     #[error("the database holds no environment: run countersignd init")]
     NoEnvironment,
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Unavailable(error)
-    }
 }
 
 /// Why an operation was not committed.
@@ -120,6 +153,52 @@ impl<T> Committed<T> {
     }
 }
 
+/// What an operation concerns. Operations with the same key exclude each other and run in the order in
+/// which they were handed over; whatever an operation reads and then relies on belongs to its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(Option<i64>);
+
+impl Key {
+    /// Nothing that another operation changes.
+    pub const NONE: Self = Self(None);
+    /// The keys and settings of the whole environment.
+    pub const ENVIRONMENT: Self = Self(Some(1));
+    /// The audit chain.
+    pub const CHAIN: Self = Self(Some(2));
+
+    /// A profile with its key, sessions and transactions.
+    #[must_use]
+    pub fn profile(id: ProfileId) -> Self {
+        Self::hash(&[&id.to_string()])
+    }
+
+    /// A device that has no profile yet.
+    #[must_use]
+    pub fn device(tenant: &TenantId, device: &DeviceKeyId) -> Self {
+        Self::hash(&[tenant.as_str(), device.as_str()])
+    }
+
+    /// The same in every process. Two things with one number only wait for each other.
+    fn hash(parts: &[&str]) -> Self {
+        // FNV-1a.
+        let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self(Some(hash.cast_signed()))
+    }
+
+    const fn number(self) -> Option<i64> {
+        self.0
+    }
+
+    fn lane(self, lanes: usize) -> usize {
+        let number = self.0.unwrap_or_default().cast_unsigned();
+        let lanes = u64::try_from(lanes).unwrap_or(1).max(1);
+        usize::try_from(number % lanes).unwrap_or_default()
+    }
+}
+
 /// One durable state change with its audit record.
 pub trait Operation: Send + 'static {
     /// What the operation returns once it is committed.
@@ -127,7 +206,11 @@ pub trait Operation: Send + 'static {
     /// Why it may refuse, having looked at the rows.
     type Refusal: Send + 'static;
 
-    /// Reads and writes rows inside the transaction. SQL only: no HSM, no RPC, no policy engine.
+    /// What it concerns.
+    fn key(&self) -> Key;
+
+    /// Reads and writes rows inside the transaction. SQL only: no HSM, no RPC, no policy engine. It may
+    /// be called again after a try that left nothing behind.
     ///
     /// # Errors
     /// [`CommitError::Refused`] rolls everything back.
@@ -137,52 +220,195 @@ pub trait Operation: Send + 'static {
     ) -> impl Future<Output = Result<(Self::Output, AuditRecord), CommitError<Self::Refusal>>> + Send;
 }
 
+/// A change that is no state of anything, so it leaves no record: chaining records, looking again later.
+pub(crate) trait Upkeep: Send + 'static {
+    /// What it returns once it is committed.
+    type Output: Send + 'static;
+
+    /// What it concerns.
+    fn key(&self) -> Key;
+
+    /// Reads and writes rows inside the transaction; may be called again.
+    fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> impl Future<Output = Result<Self::Output, StoreError>> + Send;
+}
+
+/// Something that rows can be read through: the transaction of an operation, or a [`Reader`].
+pub trait Reads: Send {
+    /// The rows of a query.
+    #[doc(hidden)]
+    fn query(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Vec<Row>, StoreError>> + Send;
+
+    /// The first row of a query.
+    #[doc(hidden)]
+    fn query_one(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> impl Future<Output = Result<Option<Row>, StoreError>> + Send {
+        async move { Ok(self.query(sql, values).await?.into_iter().next()) }
+    }
+}
+
+/// The transaction of one durable operation.
+pub struct Tx<'a> {
+    connection: &'a mut Connection,
+    operation_id: OperationId,
+    now: Timestamp,
+}
+
+impl<'a> Tx<'a> {
+    const fn new(
+        connection: &'a mut Connection,
+        operation_id: OperationId,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            connection,
+            operation_id,
+            now,
+        }
+    }
+
+    /// The id of the operation, which is also the id of its audit record.
+    #[must_use]
+    pub const fn operation_id(&self) -> OperationId {
+        self.operation_id
+    }
+
+    /// The time of the operation: every row it writes carries this one.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Changes rows; how many.
+    async fn execute(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<u64, StoreError> {
+        Ok(self.connection.execute(sql, values).await?)
+    }
+
+    /// Changes at most one row; whether it did.
+    async fn execute_one(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<bool, StoreError> {
+        Ok(self.execute(sql, values).await? == 1)
+    }
+}
+
+impl Reads for Tx<'_> {
+    async fn query(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        Ok(self.connection.query(sql, values).await?)
+    }
+}
+
 /// The appliance's database.
 #[derive(Clone)]
 pub struct Store {
-    readers: sqlx::SqlitePool,
+    readers: readers::Readers,
     writer: writer::Writer,
     environment: EnvironmentRecord,
     metrics: Option<Arc<Metrics>>,
 }
 
 impl Store {
-    /// Creates the database at `path` for a new environment, or completes a creation of the same
-    /// environment that was interrupted.
+    /// Creates the database for a new environment, or completes a creation of the same environment that
+    /// was interrupted.
     ///
     /// # Errors
     /// [`StoreError::EnvironmentExists`] if the database belongs to another environment.
-    pub async fn create(path: &Path, environment: &EnvironmentRecord) -> Result<Self, StoreError> {
-        let lock = sqlite::lock(path)?;
-        let mut connection = sqlite::connect_writer(path, true).await?;
-        environment::create(&mut connection, environment).await?;
-        Self::start(path, connection, lock, *environment).await
+    pub async fn create(
+        location: impl Into<Arc<Location>>,
+        environment: &EnvironmentRecord,
+    ) -> Result<Self, StoreError> {
+        let location = location.into();
+        let mut opening = Opening::new(&location, true).await?;
+        schema::migrate(&mut opening.connection, &location).await?;
+        environment::create(&mut opening.connection, environment).await?;
+        Self::start(location, opening, *environment, GROUP).await
     }
 
-    /// Opens the database at `path` and brings its schema to this version.
+    /// Opens the database.
     ///
     /// # Errors
-    /// [`StoreError::NoEnvironment`], [`StoreError::InUse`], [`StoreError::Migrate`] or
-    /// [`StoreError::Unavailable`].
-    pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let lock = sqlite::lock(path)?;
-        let mut connection = sqlite::connect_writer(path, false).await?;
-        let environment = environment::load(&mut connection)
+    /// [`StoreError::NoEnvironment`], [`StoreError::InUse`], [`StoreError::SchemaOld`],
+    /// [`StoreError::SchemaNew`] or [`StoreError::Unavailable`].
+    pub async fn open(location: impl Into<Arc<Location>>) -> Result<Self, StoreError> {
+        Self::open_grouping(location, GROUP).await
+    }
+
+    /// As [`Store::open`], with at most `group` operations in one transaction: what grouping is worth can
+    /// then be measured.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_grouping(
+        location: impl Into<Arc<Location>>,
+        group: usize,
+    ) -> Result<Self, StoreError> {
+        let location = location.into();
+        let mut opening = Opening::new(&location, false).await?;
+        schema::check(&mut opening.connection).await?;
+        let environment = environment::load(&mut opening.connection)
             .await?
             .ok_or(StoreError::NoEnvironment)?;
-        Self::start(path, connection, lock, environment).await
+        Self::start(location, opening, environment, group).await
+    }
+
+    /// Brings the schema to this version and says which steps that took; with `dry_run`, which it would
+    /// take, and changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaNew`], [`StoreError::Migrate`], [`StoreError::InUse`] or
+    /// [`StoreError::Unavailable`].
+    pub async fn migrate(
+        location: impl Into<Arc<Location>>,
+        dry_run: bool,
+    ) -> Result<Vec<schema::Step>, StoreError> {
+        let location = location.into();
+        let mut opening = Opening::new(&location, false).await?;
+        if dry_run {
+            schema::missing(&mut opening.connection).await
+        } else {
+            schema::migrate(&mut opening.connection, &location).await
+        }
     }
 
     async fn start(
-        path: &Path,
-        connection: sqlx::SqliteConnection,
-        lock: std::fs::File,
+        location: Arc<Location>,
+        opening: Opening,
         environment: EnvironmentRecord,
+        group: usize,
     ) -> Result<Self, StoreError> {
-        let readers = sqlite::connect_readers(path).await?;
-        let writer = writer::Writer::start(path.to_path_buf(), connection, lock);
+        let (lanes, readers) = match &*location {
+            Location::Sqlite(_) => (1, SQLITE_READERS),
+            Location::Postgres(options) => {
+                let lanes = usize::try_from(options.connections).unwrap_or(1).max(1);
+                (lanes, lanes.div_ceil(2))
+            }
+        };
+        let mut connections = vec![opening.connection];
+        while connections.len() < lanes {
+            connections.push(Connection::writer(&location).await?);
+        }
+        let writer = writer::Writer::start(&location, connections, opening.lock, group);
         Ok(Self {
-            readers,
+            readers: readers::Readers::new(location, readers),
             writer,
             environment,
             metrics: None,
@@ -216,8 +442,8 @@ impl Store {
 
     /// Runs an operation and answers after COMMIT.
     ///
-    /// Operations run one after another in the order in which they were handed over. Dropping the
-    /// returned future does not cancel the operation.
+    /// Operations on one [`Key`] run one after another in the order in which they were handed over.
+    /// Dropping the returned future does not cancel the operation.
     ///
     /// # Errors
     /// [`CommitError::Refused`] as the operation says; [`CommitError::Store`] when the store failed.
@@ -226,23 +452,8 @@ impl Store {
         operation: O,
     ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
         let started = Instant::now();
-        self.count(started, self.writer.commit(operation).await)
-    }
-
-    fn count<T, R>(
-        &self,
-        started: Instant,
-        result: Result<T, CommitError<R>>,
-    ) -> Result<T, CommitError<R>> {
-        if let Some(metrics) = &self.metrics {
-            let outcome = match &result {
-                Ok(_) => Outcome::Done,
-                Err(CommitError::Refused(_)) => Outcome::Denied,
-                Err(CommitError::Store(_)) => Outcome::Failed,
-            };
-            metrics.durable_operation(outcome, started.elapsed());
-        }
-        result
+        let result = self.writer.commit(operation).await;
+        count(self.metrics.as_deref(), started, result)
     }
 
     /// As [`Store::commit`], for operations that end something: they wait for a place in the queue and
@@ -255,7 +466,31 @@ impl Store {
         operation: O,
     ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
         let started = Instant::now();
-        self.count(started, self.writer.conclude(operation).await)
+        let result = self.writer.conclude(operation).await;
+        count(self.metrics.as_deref(), started, result)
+    }
+
+    /// Reserves a place for the operation that will end what an admission begins, so that it never has
+    /// to wait behind admissions.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] when every place is taken.
+    pub fn reserve(&self) -> Result<Reservation, StoreError> {
+        self.writer.reserve()
+    }
+
+    /// As [`Store::conclude`], in a reserved place. The operation is handed over at once; the future
+    /// only waits for its answer.
+    pub fn conclude_reserved<O: Operation>(
+        &self,
+        operation: O,
+        place: Reservation,
+    ) -> impl Future<Output = Result<Committed<O::Output>, CommitError<O::Refusal>>> + Send + use<O>
+    {
+        let started = Instant::now();
+        let answer = self.writer.conclude_reserved(operation, place);
+        let metrics = self.metrics.clone();
+        async move { count(metrics.as_deref(), started, answer.await) }
     }
 
     /// Appends links for committed records that no link covers yet, in one batch, and says how many.
@@ -263,7 +498,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database fails; nothing was appended, and it may be called again.
     pub async fn extend_chain(&self, hash: LinkHash) -> Result<usize, StoreError> {
-        self.writer.extend_chain(hash).await
+        self.writer.maintain(audit::Extend { hash }).await
     }
 
     /// Puts the next look at a transaction off.
@@ -275,15 +510,17 @@ impl Store {
         transaction: TransactionId,
         until: Timestamp,
     ) -> Result<(), StoreError> {
-        self.writer.postpone(transaction, until).await
+        self.writer
+            .maintain(transactions::Postpone { transaction, until })
+            .await
     }
 
     /// A read-only view of committed rows.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when no connection can be had.
+    /// [`StoreError::Unavailable`] when no connection is free in time.
     pub async fn reader(&self) -> Result<Reader, StoreError> {
-        Ok(Reader::new(self.readers.acquire().await?))
+        self.readers.acquire().await
     }
 
     /// Whether the database answers: one read and the writer's life sign.
@@ -292,23 +529,52 @@ impl Store {
     /// [`StoreError::Unavailable`] when it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut reader = self.reader().await?;
-        environment::load(reader.connection()).await.map(|_| ())?;
+        environment::load(&mut reader).await?;
         self.writer.ping()
     }
+}
+
+/// The first connection of a database, and the process lock that goes with a file.
+struct Opening {
+    connection: Connection,
+    lock: Option<std::fs::File>,
+}
+
+impl Opening {
+    async fn new(location: &Location, create: bool) -> Result<Self, StoreError> {
+        let lock = match location {
+            Location::Sqlite(path) => Some(engine::sqlite::lock(path)?),
+            Location::Postgres(_) => None,
+        };
+        if let (Location::Sqlite(path), true) = (location, create) {
+            engine::sqlite::create_private(path)?;
+        }
+        Ok(Self {
+            connection: Connection::writer(location).await?,
+            lock,
+        })
+    }
+}
+
+fn count<T, R>(
+    metrics: Option<&Metrics>,
+    started: Instant,
+    result: Result<T, CommitError<R>>,
+) -> Result<T, CommitError<R>> {
+    if let Some(metrics) = metrics {
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(CommitError::Refused(_)) => Outcome::Denied,
+            Err(CommitError::Store(_)) => Outcome::Failed,
+        };
+        metrics.durable_operation(outcome, started.elapsed());
+    }
+    result
 }
 
 /// Converts an unsigned count for a 64-bit signed column; saturates, because no count gets there.
 fn to_i64(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// Fails with [`StoreError::Corrupt`] when a column does not hold what its type requires.
-fn readable<T>(
-    value: Option<T>,
-    table: &'static str,
-    column: &'static str,
-) -> Result<T, StoreError> {
-    value.ok_or(StoreError::Corrupt { table, column })
 }
 
 /// The time of a column.

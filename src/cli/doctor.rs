@@ -11,7 +11,7 @@ use crate::chain::{Chains, NodeLimits};
 use crate::clock;
 use crate::config::{Chain, Config, Listener};
 use crate::http::tls;
-use crate::store::{Store, StoreError};
+use crate::store::{Location, Store, StoreError};
 
 /// A certificate that expires sooner is reported.
 const RENEW_BEFORE_DAYS: i64 = 30;
@@ -172,7 +172,7 @@ fn missing(owner: &str) -> Failure {
 }
 
 async fn database(config: &Config) -> Result<String, Failure> {
-    let store = match Store::open(&config.store).await {
+    let store = match Store::open(Location::Sqlite(config.store.clone())).await {
         Ok(store) => store,
         Err(StoreError::InUse(_)) => return Ok("in use by a running countersignd".to_owned()),
         Err(error) => return Err(error.into()),

@@ -19,7 +19,7 @@ use super::token::{self, Environment, EnvironmentError};
 use super::{Failure, output};
 use crate::clock;
 use crate::domain::{EnvironmentId, EnvironmentKind};
-use crate::store::{EnvironmentRecord, Store, StoreError};
+use crate::store::{EnvironmentRecord, Location, Store, StoreError};
 
 use plan::Plan;
 
@@ -222,7 +222,7 @@ async fn make_database(path: &Path, environment: &Environment) -> Result<(), Fai
         kind: environment.kind,
         created_at: clock::now(),
     };
-    match Store::create(path, &record).await {
+    match Store::create(Location::Sqlite(path.to_owned()), &record).await {
         Ok(_) => Ok(()),
         Err(error @ StoreError::EnvironmentExists(_)) => Err(Failure::environment(error)),
         Err(error) => Err(error.into()),

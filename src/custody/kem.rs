@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::clock::{self, Timestamp};
 use crate::domain::EnvironmentId;
 use crate::store::kem_keys::{self, KemKeyRow};
-use crate::store::{AuditEvent, AuditRecord, CommitError, Operation, Store, StoreError, Tx};
+use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx};
 
 /// A key is replaced when it has less than this left, in seconds: a wallet that fetched it has
 /// always at least a day to use it.
@@ -256,6 +256,10 @@ struct Rotate {
 impl Operation for Rotate {
     type Output = ();
     type Refusal = std::convert::Infallible;
+
+    fn key(&self) -> Key {
+        Key::ENVIRONMENT
+    }
 
     async fn apply(
         &mut self,

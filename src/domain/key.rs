@@ -15,11 +15,14 @@ impl Generation {
     pub fn as_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
+}
 
-    /// The generation stored in a database column; `None` if the column holds no generation.
-    #[must_use]
-    pub fn from_i64(value: i64) -> Option<Self> {
-        u64::try_from(value).ok().filter(|v| *v >= 1).map(Self)
+/// From a database column.
+impl TryFrom<i64> for Generation {
+    type Error = std::num::TryFromIntError;
+
+    fn try_from(value: i64) -> Result<Self, Self::Error> {
+        std::num::NonZeroU64::try_from(u64::try_from(value)?).map(|value| Self(value.get()))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::store::idempotency::{self, Scope};
 use crate::store::profiles::NewProfile;
 use crate::store::sessions::SessionRow;
 use crate::store::{
-    AuditEvent, AuditRecord, CommitError, Operation, Tx, devices, profiles, sessions,
+    AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, devices, profiles, sessions,
 };
 
 const ROUTE: &str = "POST /api/v2/profiles";
@@ -342,6 +342,10 @@ struct StartKeygen {
 impl Operation for StartKeygen {
     type Output = Permit;
     type Refusal = Error;
+
+    fn key(&self) -> Key {
+        Key::device(self.applicant.tenant(), self.applicant.device_key_id())
+    }
 
     async fn apply(
         &mut self,

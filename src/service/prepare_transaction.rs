@@ -26,7 +26,7 @@ use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::{TransactionRow, TransactionState};
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Store, Tx, profiles,
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Store, Tx, profiles,
     transactions,
 };
 
@@ -266,6 +266,10 @@ impl Operation for Prepare {
     type Output = Prepared;
     type Refusal = Error;
 
+    fn key(&self) -> Key {
+        Key::profile(self.request.profile_id)
+    }
+
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
@@ -379,6 +383,10 @@ struct RecordDenial {
 impl Operation for RecordDenial {
     type Output = ();
     type Refusal = std::convert::Infallible;
+
+    fn key(&self) -> Key {
+        Key::profile(self.profile_id)
+    }
 
     async fn apply(
         &mut self,

@@ -10,7 +10,7 @@ use crate::custody::{KemRing, Message};
 use crate::domain::{DeviceKeyId, Generation, TenantId};
 use crate::identity::owner::Owner;
 use crate::store::sessions::SessionRow;
-use crate::store::{AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, Store, Tx};
+use crate::store::{AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Store, Tx};
 
 /// The text of a sealed message. It may hold anything a client put there, a bare secret among it,
 /// so it is wiped and never printed.
@@ -97,6 +97,10 @@ struct SecretSent {
 impl Operation for SecretSent {
     type Output = ();
     type Refusal = std::convert::Infallible;
+
+    fn key(&self) -> Key {
+        Key::NONE
+    }
 
     async fn apply(
         &mut self,

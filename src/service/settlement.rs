@@ -12,7 +12,7 @@ use crate::chain::{Broadcast, Chains, Node, Outcome, Refusal};
 use crate::clock;
 use crate::domain::{SessionId, TransactionId};
 use crate::store::transactions::{self, Progress, TransactionRow, TransactionState};
-use crate::store::{AuditEvent, AuditRecord, CommitError, Operation, Store, StoreError, Tx};
+use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx};
 use crate::telemetry::metrics::{Broadcast as Label, Metrics};
 
 /// How often due transactions are looked at.
@@ -248,6 +248,10 @@ struct Advance {
 impl Operation for Advance {
     type Output = ();
     type Refusal = MovedOn;
+
+    fn key(&self) -> Key {
+        Key::profile(self.row.profile_id)
+    }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<MovedOn>> {
         if !transactions::advance(tx, &self.progress).await? {

@@ -17,7 +17,8 @@ use crate::chain::{Chains, Unsigned1559};
 use crate::clock::{self, Timestamp};
 use crate::custody::Product;
 use crate::domain::{
-    DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, Suspicion, TenantId,
+    DeviceKeyId, InstanceId, OwnerId, ProfileId, SessionId, SessionKind, SessionState, Suspicion,
+    TenantId,
 };
 use crate::gate;
 use crate::identity::owner::Owner;
@@ -28,7 +29,7 @@ use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::TransactionState;
 use crate::store::{
-    AuditEvent, AuditRecord, CommitError, Operation, Tx, decisions, profiles, transactions,
+    AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, decisions, profiles, transactions,
 };
 
 /// What the wallet is told.
@@ -150,6 +151,7 @@ impl Sign {
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let operation = Restart {
             session_id,
+            profile_id: profile.profile_id,
             owner: owner.owner_id(),
             device: owner.device_key_id().clone(),
             tenant: owner.tenant().clone(),
@@ -297,6 +299,7 @@ fn finish(
 /// Starts the next attempt: the same transaction, the same chain nonce, fresh protocol nonces.
 struct Restart {
     session_id: SessionId,
+    profile_id: ProfileId,
     owner: OwnerId,
     device: DeviceKeyId,
     tenant: TenantId,
@@ -309,6 +312,10 @@ struct Restart {
 impl Operation for Restart {
     type Output = Restarted;
     type Refusal = Error;
+
+    fn key(&self) -> Key {
+        Key::profile(self.profile_id)
+    }
 
     async fn apply(
         &mut self,

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::Error;
 use crate::custody::{Custody, Failure, Message, Product, Stepped, Verdict};
 use crate::domain::{
-    DeviceKeyId, InstanceId, OwnerId, SessionId, SessionKind, SessionState, TenantId,
+    DeviceKeyId, InstanceId, OwnerId, ProfileId, SessionId, SessionKind, SessionState, TenantId,
 };
 use crate::gate::{self, Permit};
 use crate::identity::owner::Owner;
@@ -24,7 +24,7 @@ use crate::sessions::{self, Arrival, Lifetimes, Refusal};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::{
-    AuditEvent, AuditRecord, CommitError, Operation, Store, StoreError, Tx, profiles,
+    AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx, profiles,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -293,6 +293,7 @@ fn refuse(refusal: Refusal) -> CommitError<NotAdmitted> {
 /// Admits a message of a session: takes the key's lock, marks the check, gives the permit.
 pub struct AdmitStep {
     session_id: SessionId,
+    profile_id: ProfileId,
     owner: OwnerId,
     device: DeviceKeyId,
     tenant: TenantId,
@@ -318,6 +319,7 @@ impl AdmitStep {
     ) -> Self {
         Self {
             session_id: session.session_id,
+            profile_id: session.profile_id,
             owner: owner.owner_id(),
             device: owner.device_key_id().clone(),
             tenant: owner.tenant().clone(),
@@ -335,6 +337,10 @@ impl AdmitStep {
 impl Operation for AdmitStep {
     type Output = Permit;
     type Refusal = NotAdmitted;
+
+    fn key(&self) -> Key {
+        Key::profile(self.profile_id)
+    }
 
     async fn apply(
         &mut self,

@@ -6,7 +6,7 @@ use crate::store::sessions::SessionRow;
 use crate::store::shares::ShareRow;
 use crate::store::steps::StepOutcome;
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, StoreError, Tx, profiles,
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, profiles,
     sessions, shares, steps, transactions,
 };
 
@@ -124,6 +124,10 @@ pub struct Conclude {
 impl Operation for Conclude {
     type Output = ();
     type Refusal = Gone;
+
+    fn key(&self) -> Key {
+        Key::profile(self.session.profile_id)
+    }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
         let id = self.session.session_id;

@@ -4,7 +4,7 @@ use super::KeyStanding;
 use crate::domain::{ProfileId, ProfileState, SessionKind, SessionState};
 use crate::store::sessions::SessionRow;
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, StoreError, Tx, profiles,
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, profiles,
     sessions, shares, steps, transactions,
 };
 
@@ -63,6 +63,10 @@ impl Operation for Expire {
     type Output = ();
     type Refusal = MovedOn;
 
+    fn key(&self) -> Key {
+        Key::profile(self.session.profile_id)
+    }
+
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<MovedOn>> {
         let (state, event) = match self.session.kind {
             SessionKind::Keygen => (SessionState::Aborted, AuditEvent::KeygenAbandoned),
@@ -88,6 +92,10 @@ pub struct Orphan {
 impl Operation for Orphan {
     type Output = ();
     type Refusal = MovedOn;
+
+    fn key(&self) -> Key {
+        Key::profile(self.session.profile_id)
+    }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<MovedOn>> {
         let session = &self.session;

@@ -1,8 +1,7 @@
 //! Audit records and the chain over them.
 
-use sqlx::SqliteConnection;
-
-use super::{Reads, StoreError, Tx, readable};
+use super::engine::{Columns, values};
+use super::{Key, Reads, StoreError, Tx, Upkeep};
 use crate::domain::{OperationId, ProfileId, SessionId};
 
 /// Everything that is recorded. A closed set: a new kind of state change is a new variant.
@@ -150,36 +149,23 @@ impl AuditRecord {
 pub(super) async fn insert(tx: &mut Tx<'_>, record: &AuditRecord) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
     let id = tx.operation_id();
-    sqlx::query(
-        "INSERT INTO audit_records (operation_id, at, event, outcome, profile_id, session_id, detail) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(id.to_string())
-    .bind(now)
-    .bind(record.event.as_str())
-    .bind(record.outcome.as_str())
-    .bind(record.profile_id.map(|id| id.to_string()))
-    .bind(record.session_id.map(|id| id.to_string()))
-    .bind(record.detail.as_str())
-    .execute(tx.connection())
-    .await?;
+    tx.execute("INSERT INTO audit_records (operation_id, at, event, outcome, profile_id, session_id, detail) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)", values![id.to_string(), now, record.event.as_str(), record.outcome.as_str(), record.profile_id.map(|id| id.to_string()), record.session_id.map(|id| id.to_string()), record.detail.as_str()]).await?;
     Ok(())
 }
 
-pub(super) async fn exists(
-    connection: &mut SqliteConnection,
-    id: OperationId,
-) -> Result<bool, StoreError> {
-    let found: Option<i64> =
-        sqlx::query_scalar("SELECT 1 FROM audit_records WHERE operation_id = $1")
-            .bind(id.to_string())
-            .fetch_optional(connection)
-            .await?;
+pub(super) async fn exists(reads: &mut impl Reads, id: OperationId) -> Result<bool, StoreError> {
+    let found = reads
+        .query_one(
+            "SELECT at FROM audit_records WHERE operation_id = $1",
+            values![id.to_string()],
+        )
+        .await?;
     Ok(found.is_some())
 }
 
 /// A record as it stands in the database.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRecord {
     /// The operation.
     pub operation_id: String,
@@ -197,6 +183,20 @@ pub struct StoredRecord {
     pub detail: String,
 }
 
+impl StoredRecord {
+    fn read(row: &mut Columns) -> Result<Self, StoreError> {
+        Ok(Self {
+            operation_id: row.text("operation_id")?,
+            at: row.int("at")?,
+            event: row.text("event")?,
+            outcome: row.text("outcome")?,
+            profile_id: row.text_or_null("profile_id")?,
+            session_id: row.text_or_null("session_id")?,
+            detail: row.text("detail")?,
+        })
+    }
+}
+
 /// A link of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -210,22 +210,36 @@ pub struct Link {
     pub hash: [u8; 32],
 }
 
+/// The hash of a link: of the link before it and the record it covers.
+pub type LinkHash = fn(&[u8; 32], &StoredRecord) -> [u8; 32];
+
 /// Records that no link covers yet. It never relies on ids being in commit order: a record that
 /// commits late is simply still unchained.
+async fn unchained(reads: &mut impl Reads, limit: i64) -> Result<Vec<StoredRecord>, StoreError> {
+    let rows = reads
+        .query(
+            "SELECT operation_id, at, event, outcome, profile_id, session_id, detail \
+             FROM audit_records WHERE chained = 0 ORDER BY operation_id LIMIT $1",
+            values![limit],
+        )
+        .await?;
+    rows.into_iter()
+        .map(|row| StoredRecord::read(&mut row.of("audit_records")))
+        .collect()
+}
+
+/// How many records no link covers yet, up to `limit`.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn unchained(
-    reads: &mut impl Reads,
-    limit: i64,
-) -> Result<Vec<StoredRecord>, StoreError> {
-    Ok(sqlx::query_as(
-        "SELECT operation_id, at, event, outcome, profile_id, session_id, detail \
-         FROM audit_records WHERE chained = 0 ORDER BY operation_id LIMIT $1",
-    )
-    .bind(limit)
-    .fetch_all(reads.connection())
-    .await?)
+pub async fn backlog(reads: &mut impl Reads, limit: i64) -> Result<i64, StoreError> {
+    let row = reads
+        .query_one(
+            "SELECT COUNT(*) FROM (SELECT at FROM audit_records WHERE chained = 0 LIMIT $1) AS waiting",
+            values![limit],
+        )
+        .await?;
+    row.map_or(Ok(0), |row| row.of("audit_records").int("count"))
 }
 
 /// The last link: position and hash.
@@ -233,43 +247,59 @@ pub async fn unchained(
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn head(reads: &mut impl Reads) -> Result<Option<(i64, [u8; 32])>, StoreError> {
-    let row: Option<(i64, Vec<u8>)> =
-        sqlx::query_as("SELECT position, hash FROM audit_chain ORDER BY position DESC LIMIT 1")
-            .fetch_optional(reads.connection())
-            .await?;
-    row.map(|(position, hash)| {
-        Ok((
-            position,
-            readable(hash.try_into().ok(), "audit_chain", "hash")?,
-        ))
+    let row = reads
+        .query_one(
+            "SELECT position, hash FROM audit_chain ORDER BY position DESC LIMIT 1",
+            &[],
+        )
+        .await?;
+    row.map(|row| {
+        let mut row = row.of("audit_chain");
+        Ok((row.int("position")?, row.array("hash")?))
     })
     .transpose()
 }
 
-/// Appends a link and marks its record as covered; false if the record was covered already.
-///
-/// # Errors
-/// [`StoreError`] when the database fails or the position is taken.
-pub async fn append(tx: &mut Tx<'_>, link: &Link) -> Result<bool, StoreError> {
-    let marked =
-        sqlx::query("UPDATE audit_records SET chained = 1 WHERE operation_id = $1 AND chained = 0")
-            .bind(link.operation_id.as_str())
-            .execute(tx.connection())
-            .await?;
-    if marked.rows_affected() == 0 {
-        return Ok(false);
+/// Chains records that are committed already: a change of no state, and a record of every chaining
+/// would never end.
+pub(super) struct Extend {
+    pub(super) hash: LinkHash,
+}
+
+/// Records chained in one transaction.
+const CHAIN_BATCH: i64 = 256;
+
+impl Upkeep for Extend {
+    type Output = usize;
+
+    fn key(&self) -> Key {
+        Key::CHAIN
     }
-    sqlx::query(
-        "INSERT INTO audit_chain (position, operation_id, previous_hash, hash) \
-         VALUES ($1, $2, $3, $4)",
-    )
-    .bind(link.position)
-    .bind(link.operation_id.as_str())
-    .bind(link.previous_hash.as_slice())
-    .bind(link.hash.as_slice())
-    .execute(tx.connection())
-    .await?;
-    Ok(true)
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<usize, StoreError> {
+        let records = unchained(tx, CHAIN_BATCH).await?;
+        if records.is_empty() {
+            return Ok(0);
+        }
+        let (mut position, mut previous) = head(tx).await?.unwrap_or((0, [0; 32]));
+        for record in &records {
+            position += 1;
+            let hash = (self.hash)(&previous, record);
+            tx.execute(
+                "INSERT INTO audit_chain (position, operation_id, previous_hash, hash) \
+                 VALUES ($1, $2, $3, $4)",
+                values![position, record.operation_id.as_str(), &previous, &hash],
+            )
+            .await?;
+            tx.execute(
+                "UPDATE audit_records SET chained = 1 WHERE operation_id = $1",
+                values![record.operation_id.as_str()],
+            )
+            .await?;
+            previous = hash;
+        }
+        Ok(records.len())
+    }
 }
 
 /// Links after `position` with their records, in order.
@@ -281,34 +311,25 @@ pub async fn chained_after(
     position: i64,
     limit: i64,
 ) -> Result<Vec<(Link, Option<StoredRecord>)>, StoreError> {
-    let links: Vec<(i64, String, Vec<u8>, Vec<u8>)> = sqlx::query_as(
-        "SELECT position, operation_id, previous_hash, hash FROM audit_chain \
-         WHERE position > $1 ORDER BY position LIMIT $2",
-    )
-    .bind(position)
-    .bind(limit)
-    .fetch_all(reads.connection())
-    .await?;
-    let mut chained = Vec::with_capacity(links.len());
-    for (position, operation_id, previous_hash, hash) in links {
-        let record: Option<StoredRecord> = sqlx::query_as(
-            "SELECT operation_id, at, event, outcome, profile_id, session_id, detail \
-             FROM audit_records WHERE operation_id = $1",
+    let rows = reads
+        .query(
+            "SELECT c.position, c.operation_id, c.previous_hash, c.hash, \
+             r.operation_id, r.at, r.event, r.outcome, r.profile_id, r.session_id, r.detail \
+             FROM audit_chain AS c LEFT JOIN audit_records AS r ON r.operation_id = c.operation_id \
+             WHERE c.position > $1 ORDER BY c.position LIMIT $2",
+            values![position, limit],
         )
-        .bind(operation_id.as_str())
-        .fetch_optional(reads.connection())
         .await?;
+    let read = |row: super::engine::Row| {
+        let mut row = row.of("audit_chain");
         let link = Link {
-            position,
-            operation_id,
-            previous_hash: readable(
-                previous_hash.try_into().ok(),
-                "audit_chain",
-                "previous_hash",
-            )?,
-            hash: readable(hash.try_into().ok(), "audit_chain", "hash")?,
+            position: row.int("position")?,
+            operation_id: row.text("operation_id")?,
+            previous_hash: row.array("previous_hash")?,
+            hash: row.array("hash")?,
         };
-        chained.push((link, record));
-    }
-    Ok(chained)
+        // A link without its record: somebody deleted it.
+        Ok((link, StoredRecord::read(&mut row).ok()))
+    };
+    rows.into_iter().map(read).collect()
 }

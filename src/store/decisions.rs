@@ -1,6 +1,7 @@
 //! Policy decisions.
 
-use super::{Reads, StoreError, Tx, readable, time};
+use super::engine::values;
+use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 use crate::domain::{DecisionId, ProfileId};
 
@@ -41,24 +42,26 @@ pub struct Standing {
 /// [`StoreError`] when the database fails.
 pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
-        "INSERT INTO decisions (decision_id, profile_id, action, outcome, rules, bundle_hash, \
-         inputs_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    )
-    .bind(decision.decision_id.to_string())
-    .bind(decision.profile_id.to_string())
-    .bind(decision.action)
-    .bind(if decision.allowed {
+    let outcome = if decision.allowed {
         "allowed"
     } else {
         "denied"
-    })
-    .bind(decision.rules.as_str())
-    .bind(decision.bundle_hash.as_slice())
-    .bind(decision.inputs_hash.as_slice())
-    .bind(now)
-    .bind(decision.expires_at.as_micros())
-    .execute(tx.connection())
+    };
+    tx.execute(
+        "INSERT INTO decisions (decision_id, profile_id, action, outcome, rules, bundle_hash, \
+         inputs_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        values![
+            decision.decision_id.to_string(),
+            decision.profile_id.to_string(),
+            decision.action,
+            outcome,
+            decision.rules.as_str(),
+            &decision.bundle_hash,
+            &decision.inputs_hash,
+            now,
+            decision.expires_at.as_micros()
+        ],
+    )
     .await?;
     Ok(())
 }
@@ -68,20 +71,21 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn find(reads: &mut impl Reads, id: DecisionId) -> Result<Option<Standing>, StoreError> {
-    let row: Option<(String, Vec<u8>, i64)> = sqlx::query_as(
-        "SELECT outcome, bundle_hash, expires_at FROM decisions WHERE decision_id = $1",
-    )
-    .bind(id.to_string())
-    .fetch_optional(reads.connection())
-    .await?;
-    let Some((outcome, bundle_hash, expires_at)) = row else {
-        return Ok(None);
-    };
-    Ok(Some(Standing {
-        allowed: outcome == "allowed",
-        bundle_hash: readable(bundle_hash.try_into().ok(), "decisions", "bundle_hash")?,
-        expires_at: time(expires_at),
-    }))
+    let row = reads
+        .query_one(
+            "SELECT outcome, bundle_hash, expires_at FROM decisions WHERE decision_id = $1",
+            values![id.to_string()],
+        )
+        .await?;
+    row.map(|row| {
+        let mut row = row.of("decisions");
+        Ok(Standing {
+            allowed: row.text("outcome")? == "allowed",
+            bundle_hash: row.array("bundle_hash")?,
+            expires_at: time(row.int("expires_at")?),
+        })
+    })
+    .transpose()
 }
 
 /// Gives a decision a new end, when a new attempt is judged under the same policy.
@@ -93,10 +97,10 @@ pub async fn extend(
     id: DecisionId,
     expires_at: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE decisions SET expires_at = $2 WHERE decision_id = $1")
-        .bind(id.to_string())
-        .bind(expires_at.as_micros())
-        .execute(tx.connection())
-        .await?;
+    tx.execute(
+        "UPDATE decisions SET expires_at = $2 WHERE decision_id = $1",
+        values![id.to_string(), expires_at.as_micros()],
+    )
+    .await?;
     Ok(())
 }

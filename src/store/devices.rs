@@ -1,6 +1,7 @@
 //! Device keys: who may speak for an owner.
 
-use super::{Reads, StoreError, Tx, readable};
+use super::engine::values;
+use super::{Reads, StoreError, Tx};
 use crate::domain::{DeviceKeyId, OwnerId, TenantId};
 
 /// An enrolled device key.
@@ -21,20 +22,20 @@ pub async fn find(
     tenant: &TenantId,
     key: &DeviceKeyId,
 ) -> Result<Option<DeviceRow>, StoreError> {
-    let row: Option<(String, Vec<u8>)> = sqlx::query_as(
-        "SELECT owner_id, public_key FROM devices WHERE tenant = $1 AND device_key_id = $2",
-    )
-    .bind(tenant.as_str())
-    .bind(key.as_str())
-    .fetch_optional(reads.connection())
-    .await?;
-    let Some((owner_id, public_key)) = row else {
-        return Ok(None);
-    };
-    Ok(Some(DeviceRow {
-        owner_id: readable(OwnerId::parse(&owner_id).ok(), "devices", "owner_id")?,
-        public_key: readable(public_key.try_into().ok(), "devices", "public_key")?,
-    }))
+    let row = reads
+        .query_one(
+            "SELECT owner_id, public_key FROM devices WHERE tenant = $1 AND device_key_id = $2",
+            values![tenant.as_str(), key.as_str()],
+        )
+        .await?;
+    row.map(|row| {
+        let mut row = row.of("devices");
+        Ok(DeviceRow {
+            owner_id: row.parsed("owner_id", OwnerId::parse)?,
+            public_key: row.array("public_key")?,
+        })
+    })
+    .transpose()
 }
 
 /// Enrols a device key.
@@ -48,16 +49,17 @@ pub async fn insert(
     device: &DeviceRow,
 ) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
+    tx.execute(
         "INSERT INTO devices (tenant, device_key_id, owner_id, public_key, created_at) \
          VALUES ($1, $2, $3, $4, $5)",
+        values![
+            tenant.as_str(),
+            key.as_str(),
+            device.owner_id.to_string(),
+            &device.public_key,
+            now
+        ],
     )
-    .bind(tenant.as_str())
-    .bind(key.as_str())
-    .bind(device.owner_id.to_string())
-    .bind(device.public_key.as_slice())
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }

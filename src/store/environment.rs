@@ -1,8 +1,7 @@
 //! The environment this database belongs to.
 
-use sqlx::SqliteConnection;
-
-use super::{StoreError, readable, time};
+use super::engine::{Connection, values};
+use super::{Reads, StoreError, time};
 use crate::clock::Timestamp;
 use crate::domain::{EnvironmentId, EnvironmentKind};
 
@@ -17,44 +16,46 @@ pub struct EnvironmentRecord {
     pub created_at: Timestamp,
 }
 
-pub(super) async fn load(
-    connection: &mut SqliteConnection,
-) -> Result<Option<EnvironmentRecord>, StoreError> {
-    let row: Option<(Vec<u8>, String, i64)> =
-        sqlx::query_as("SELECT environment_id, kind, created_at FROM environment")
-            .fetch_optional(connection)
-            .await?;
-    let Some((id, kind, created_at)) = row else {
-        return Ok(None);
-    };
-    let id: Option<[u8; 32]> = id.try_into().ok();
-    Ok(Some(EnvironmentRecord {
-        id: EnvironmentId(readable(id, "environment", "environment_id")?),
-        kind: readable(EnvironmentKind::parse(&kind), "environment", "kind")?,
-        created_at: time(created_at),
-    }))
+pub(super) async fn load(reads: &mut impl Reads) -> Result<Option<EnvironmentRecord>, StoreError> {
+    let row = reads
+        .query_one(
+            "SELECT environment_id, kind, created_at FROM environment",
+            &[],
+        )
+        .await?;
+    row.map(|row| {
+        let mut row = row.of("environment");
+        Ok(EnvironmentRecord {
+            id: EnvironmentId(row.array("environment_id")?),
+            kind: row.named("kind", EnvironmentKind::parse)?,
+            created_at: time(row.int("created_at")?),
+        })
+    })
+    .transpose()
 }
 
 /// Writes the record, or accepts the same one written by an interrupted `init`.
 pub(super) async fn create(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     record: &EnvironmentRecord,
 ) -> Result<(), StoreError> {
-    if let Some(existing) = load(connection).await? {
-        let same = existing.id == record.id && existing.kind == record.kind;
-        return if same {
-            Ok(())
-        } else {
-            Err(StoreError::EnvironmentExists(existing.id))
-        };
+    let written = connection
+        .execute(
+            "INSERT INTO environment (only_row, environment_id, kind, created_at) \
+             VALUES (1, $1, $2, $3) ON CONFLICT (only_row) DO NOTHING",
+            values![
+                &record.id.0,
+                record.kind.as_str(),
+                record.created_at.as_micros()
+            ],
+        )
+        .await?;
+    if written == 1 {
+        return Ok(());
     }
-    sqlx::query(
-        "INSERT INTO environment (only_row, environment_id, kind, created_at) VALUES (1, $1, $2, $3)",
-    )
-    .bind(record.id.0.as_slice())
-    .bind(record.kind.as_str())
-    .bind(record.created_at.as_micros())
-    .execute(connection)
-    .await?;
-    Ok(())
+    match load(connection).await? {
+        Some(existing) if existing.id == record.id && existing.kind == record.kind => Ok(()),
+        Some(existing) => Err(StoreError::EnvironmentExists(existing.id)),
+        None => Err(StoreError::NoEnvironment),
+    }
 }

@@ -1,6 +1,7 @@
 //! Idempotency keys: the same request twice is one state change.
 
-use super::{Reads, StoreError, Tx, readable};
+use super::engine::values;
+use super::{Reads, StoreError, Tx};
 use crate::domain::{DeviceKeyId, IdempotencyKey, TenantId};
 
 /// Whose key it is and for which route.
@@ -31,23 +32,26 @@ pub async fn find(
     reads: &mut impl Reads,
     scope: &Scope<'_>,
 ) -> Result<Option<Earlier>, StoreError> {
-    let row: Option<(Vec<u8>, String)> = sqlx::query_as(
-        "SELECT body_hash, resource_id FROM idempotency \
-         WHERE tenant = $1 AND device_key_id = $2 AND route = $3 AND key = $4",
-    )
-    .bind(scope.tenant.as_str())
-    .bind(scope.device_key_id.as_str())
-    .bind(scope.route)
-    .bind(scope.key.as_str())
-    .fetch_optional(reads.connection())
-    .await?;
-    let Some((body_hash, resource_id)) = row else {
-        return Ok(None);
-    };
-    Ok(Some(Earlier {
-        body_hash: readable(body_hash.try_into().ok(), "idempotency", "body_hash")?,
-        resource_id,
-    }))
+    let row = reads
+        .query_one(
+            "SELECT body_hash, resource_id FROM idempotency \
+             WHERE tenant = $1 AND device_key_id = $2 AND route = $3 AND key = $4",
+            values![
+                scope.tenant.as_str(),
+                scope.device_key_id.as_str(),
+                scope.route,
+                scope.key.as_str()
+            ],
+        )
+        .await?;
+    row.map(|row| {
+        let mut row = row.of("idempotency");
+        Ok(Earlier {
+            body_hash: row.array("body_hash")?,
+            resource_id: row.text("resource_id")?,
+        })
+    })
+    .transpose()
 }
 
 /// Remembers what a request made.
@@ -61,18 +65,19 @@ pub async fn insert(
     resource_id: &str,
 ) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
+    tx.execute(
         "INSERT INTO idempotency (tenant, device_key_id, route, key, body_hash, resource_id, \
          created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        values![
+            scope.tenant.as_str(),
+            scope.device_key_id.as_str(),
+            scope.route,
+            scope.key.as_str(),
+            body_hash,
+            resource_id,
+            now
+        ],
     )
-    .bind(scope.tenant.as_str())
-    .bind(scope.device_key_id.as_str())
-    .bind(scope.route)
-    .bind(scope.key.as_str())
-    .bind(body_hash.as_slice())
-    .bind(resource_id)
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }

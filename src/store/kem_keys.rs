@@ -1,8 +1,7 @@
 //! The keys that wallets seal their messages to, sealed by the HSM.
 
-use sqlx::FromRow;
-
-use super::{Reads, StoreError, Tx, readable, time};
+use super::engine::{Row, values};
+use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 
 /// A KEM key.
@@ -22,14 +21,18 @@ pub struct KemKeyRow {
     pub not_after: Timestamp,
 }
 
-#[derive(FromRow)]
-struct Raw {
-    kid: String,
-    public_key: Vec<u8>,
-    sealed: Vec<u8>,
-    signature: Vec<u8>,
-    not_before: i64,
-    not_after: i64,
+impl KemKeyRow {
+    fn read(row: Row) -> Result<Self, StoreError> {
+        let mut row = row.of("kem_keys");
+        Ok(Self {
+            kid: row.text("kid")?,
+            public_key: row.array("public_key")?,
+            sealed: row.bytes("sealed")?,
+            signature: row.array("signature")?,
+            not_before: time(row.int("not_before")?),
+            not_after: time(row.int("not_after")?),
+        })
+    }
 }
 
 /// Keys that are still valid at `now`, newest first.
@@ -37,26 +40,14 @@ struct Raw {
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn valid(reads: &mut impl Reads, now: Timestamp) -> Result<Vec<KemKeyRow>, StoreError> {
-    const TABLE: &str = "kem_keys";
-    let raws: Vec<Raw> = sqlx::query_as(
-        "SELECT kid, public_key, sealed, signature, not_before, not_after FROM kem_keys \
-         WHERE not_after > $1 ORDER BY not_after DESC LIMIT 8",
-    )
-    .bind(now.as_micros())
-    .fetch_all(reads.connection())
-    .await?;
-    raws.into_iter()
-        .map(|raw| {
-            Ok(KemKeyRow {
-                kid: raw.kid,
-                public_key: readable(raw.public_key.try_into().ok(), TABLE, "public_key")?,
-                sealed: raw.sealed,
-                signature: readable(raw.signature.try_into().ok(), TABLE, "signature")?,
-                not_before: time(raw.not_before),
-                not_after: time(raw.not_after),
-            })
-        })
-        .collect()
+    let rows = reads
+        .query(
+            "SELECT kid, public_key, sealed, signature, not_before, not_after FROM kem_keys \
+             WHERE not_after > $1 ORDER BY not_after DESC LIMIT 8",
+            values![now.as_micros()],
+        )
+        .await?;
+    rows.into_iter().map(KemKeyRow::read).collect()
 }
 
 /// Adds a key and deletes those that nobody may use any more.
@@ -65,21 +56,20 @@ pub async fn valid(reads: &mut impl Reads, now: Timestamp) -> Result<Vec<KemKeyR
 /// [`StoreError`] when the database fails.
 pub async fn rotate(tx: &mut Tx<'_>, key: &KemKeyRow) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query("DELETE FROM kem_keys WHERE not_after <= $1")
-        .bind(now)
-        .execute(tx.connection())
+    tx.execute("DELETE FROM kem_keys WHERE not_after <= $1", values![now])
         .await?;
-    sqlx::query(
+    tx.execute(
         "INSERT INTO kem_keys (kid, public_key, sealed, signature, not_before, not_after) \
          VALUES ($1, $2, $3, $4, $5, $6)",
+        values![
+            key.kid.as_str(),
+            &key.public_key,
+            key.sealed.as_slice(),
+            &key.signature,
+            key.not_before.as_micros(),
+            key.not_after.as_micros()
+        ],
     )
-    .bind(key.kid.as_str())
-    .bind(key.public_key.as_slice())
-    .bind(key.sealed.as_slice())
-    .bind(key.signature.as_slice())
-    .bind(key.not_before.as_micros())
-    .bind(key.not_after.as_micros())
-    .execute(tx.connection())
     .await?;
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! Profiles and the lock and state of their keys.
 
-use sqlx::FromRow;
-
-use super::{Reads, StoreError, Tx, readable, time};
+use super::engine::{Row, values};
+use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 use crate::domain::{Generation, KeyState, OwnerId, ProfileId, ProfileState, SessionId, TenantId};
 
@@ -35,48 +34,22 @@ pub struct ProfileRow {
     pub created_at: Timestamp,
 }
 
-#[derive(FromRow)]
-struct Raw {
-    profile_id: String,
-    tenant: String,
-    owner_id: String,
-    name: String,
-    state: String,
-    key_state: String,
-    generation: i64,
-    address: Option<Vec<u8>>,
-    checking: Option<String>,
-    suspect_events: i64,
-    failed_signatures: i64,
-    created_at: i64,
-}
-
-impl TryFrom<Raw> for ProfileRow {
-    type Error = StoreError;
-
-    fn try_from(raw: Raw) -> Result<Self, StoreError> {
-        const TABLE: &str = "profiles";
-        let address = raw
-            .address
-            .map(|bytes| readable(bytes.try_into().ok(), TABLE, "address"))
-            .transpose()?;
-        let checking = raw
-            .checking
-            .map(|id| readable(SessionId::parse(&id).ok(), TABLE, "checking"))
-            .transpose()?;
+impl ProfileRow {
+    fn read(row: Row) -> Result<Self, StoreError> {
+        let mut row = row.of("profiles");
         Ok(Self {
-            profile_id: readable(ProfileId::parse(&raw.profile_id).ok(), TABLE, "profile_id")?,
-            tenant: readable(TenantId::parse(&raw.tenant).ok(), TABLE, "tenant")?,
-            owner_id: readable(OwnerId::parse(&raw.owner_id).ok(), TABLE, "owner_id")?,
-            name: raw.name,
-            state: readable(ProfileState::parse(&raw.state), TABLE, "state")?,
-            key_state: readable(KeyState::parse(&raw.key_state), TABLE, "key_state")?,
-            generation: readable(Generation::from_i64(raw.generation), TABLE, "generation")?,
-            address,
-            checking,
-            suspect_events: raw.suspect_events,
-            failed_signatures: raw.failed_signatures,
-            created_at: time(raw.created_at),
+            profile_id: row.parsed("profile_id", ProfileId::parse)?,
+            tenant: row.parsed("tenant", TenantId::parse)?,
+            owner_id: row.parsed("owner_id", OwnerId::parse)?,
+            name: row.text("name")?,
+            state: row.named("state", ProfileState::parse)?,
+            key_state: row.named("key_state", KeyState::parse)?,
+            generation: row.number("generation")?,
+            address: row.array_or_null("address")?,
+            checking: row.parsed_or_null("checking", SessionId::parse)?,
+            suspect_events: row.int("suspect_events")?,
+            failed_signatures: row.int("failed_signatures")?,
+            created_at: time(row.int("created_at")?),
         })
     }
 }
@@ -86,14 +59,14 @@ impl TryFrom<Raw> for ProfileRow {
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn find(reads: &mut impl Reads, id: ProfileId) -> Result<Option<ProfileRow>, StoreError> {
-    let raw: Option<Raw> = sqlx::query_as(
-        "SELECT profile_id, tenant, owner_id, name, state, key_state, generation, address, checking, \
-         suspect_events, failed_signatures, created_at FROM profiles WHERE profile_id = $1",
-    )
-    .bind(id.to_string())
-    .fetch_optional(reads.connection())
-    .await?;
-    raw.map(ProfileRow::try_from).transpose()
+    let row = reads
+        .query_one(
+            "SELECT profile_id, tenant, owner_id, name, state, key_state, generation, address, checking, \
+             suspect_events, failed_signatures, created_at FROM profiles WHERE profile_id = $1",
+            values![id.to_string()],
+        )
+        .await?;
+    row.map(ProfileRow::read).transpose()
 }
 
 /// A profile that enters key generation.
@@ -114,19 +87,20 @@ pub struct NewProfile<'a> {
 /// [`StoreError`] when the database fails.
 pub async fn insert(tx: &mut Tx<'_>, profile: &NewProfile<'_>) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
+    tx.execute(
         "INSERT INTO profiles (profile_id, tenant, owner_id, name, state, key_state, generation, \
          created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
+        values![
+            profile.profile_id.to_string(),
+            profile.tenant.as_str(),
+            profile.owner_id.to_string(),
+            profile.name,
+            ProfileState::Keygen.as_str(),
+            KeyState::Stable.as_str(),
+            Generation::FIRST.as_i64(),
+            now
+        ],
     )
-    .bind(profile.profile_id.to_string())
-    .bind(profile.tenant.as_str())
-    .bind(profile.owner_id.to_string())
-    .bind(profile.name)
-    .bind(ProfileState::Keygen.as_str())
-    .bind(KeyState::Stable.as_str())
-    .bind(Generation::FIRST.as_i64())
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }
@@ -142,16 +116,11 @@ pub async fn change_state(
     to: ProfileState,
 ) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
-    let done = sqlx::query(
+    tx.execute_one(
         "UPDATE profiles SET state = $3, updated_at = $4 WHERE profile_id = $1 AND state = $2",
+        values![id.to_string(), from.as_str(), to.as_str(), now],
     )
-    .bind(id.to_string())
-    .bind(from.as_str())
-    .bind(to.as_str())
-    .bind(now)
-    .execute(tx.connection())
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .await
 }
 
 /// Sets the address that key generation made.
@@ -164,12 +133,11 @@ pub async fn set_address(
     address: Option<&[u8; 20]>,
 ) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query("UPDATE profiles SET address = $2, updated_at = $3 WHERE profile_id = $1")
-        .bind(id.to_string())
-        .bind(address.map(<[u8; 20]>::as_slice))
-        .bind(now)
-        .execute(tx.connection())
-        .await?;
+    tx.execute(
+        "UPDATE profiles SET address = $2, updated_at = $3 WHERE profile_id = $1",
+        values![id.to_string(), address, now],
+    )
+    .await?;
     Ok(())
 }
 
@@ -178,13 +146,11 @@ pub async fn set_address(
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn lock(tx: &mut Tx<'_>, id: ProfileId, session: SessionId) -> Result<bool, StoreError> {
-    let done =
-        sqlx::query("UPDATE profiles SET checking = $2 WHERE profile_id = $1 AND checking IS NULL")
-            .bind(id.to_string())
-            .bind(session.to_string())
-            .execute(tx.connection())
-            .await?;
-    Ok(done.rows_affected() == 1)
+    tx.execute_one(
+        "UPDATE profiles SET checking = $2 WHERE profile_id = $1 AND checking IS NULL",
+        values![id.to_string(), session.to_string()],
+    )
+    .await
 }
 
 /// Gives the key's lock back; false if this session did not hold it.
@@ -196,13 +162,11 @@ pub async fn unlock(
     id: ProfileId,
     session: SessionId,
 ) -> Result<bool, StoreError> {
-    let done =
-        sqlx::query("UPDATE profiles SET checking = NULL WHERE profile_id = $1 AND checking = $2")
-            .bind(id.to_string())
-            .bind(session.to_string())
-            .execute(tx.connection())
-            .await?;
-    Ok(done.rows_affected() == 1)
+    tx.execute_one(
+        "UPDATE profiles SET checking = NULL WHERE profile_id = $1 AND checking = $2",
+        values![id.to_string(), session.to_string()],
+    )
+    .await
 }
 
 /// Writes the key's state and its two counters.
@@ -217,16 +181,17 @@ pub async fn set_key(
     failed_signatures: i64,
 ) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
+    tx.execute(
         "UPDATE profiles SET key_state = $2, suspect_events = $3, failed_signatures = $4, \
          updated_at = $5 WHERE profile_id = $1",
+        values![
+            id.to_string(),
+            state.as_str(),
+            suspect_events,
+            failed_signatures,
+            now
+        ],
     )
-    .bind(id.to_string())
-    .bind(state.as_str())
-    .bind(suspect_events)
-    .bind(failed_signatures)
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! Sealed key shares, one row per generation.
 
-use sqlx::FromRow;
-
-use super::{Reads, StoreError, Tx, readable};
+use super::engine::{Row, values};
+use super::{Reads, StoreError, Tx};
 use crate::domain::{Generation, ProfileId};
 
 /// A sealed share with the public facts that its AAD and its checks need.
@@ -26,36 +25,18 @@ pub struct ShareRow {
     pub dkg_session_id: [u8; 32],
 }
 
-#[derive(FromRow)]
-struct Raw {
-    generation: i64,
-    object_version: i64,
-    kek_id: Vec<u8>,
-    sealed: Vec<u8>,
-    public_key: Vec<u8>,
-    x1: Vec<u8>,
-    x2: Vec<u8>,
-    dkg_session_id: Vec<u8>,
-}
-
-impl TryFrom<Raw> for ShareRow {
-    type Error = StoreError;
-
-    fn try_from(raw: Raw) -> Result<Self, StoreError> {
-        const TABLE: &str = "key_shares";
+impl ShareRow {
+    fn read(row: Row) -> Result<Self, StoreError> {
+        let mut row = row.of("key_shares");
         Ok(Self {
-            generation: readable(Generation::from_i64(raw.generation), TABLE, "generation")?,
-            object_version: readable(
-                u64::try_from(raw.object_version).ok(),
-                TABLE,
-                "object_version",
-            )?,
-            kek_id: readable(raw.kek_id.try_into().ok(), TABLE, "kek_id")?,
-            sealed: raw.sealed,
-            public_key: readable(raw.public_key.try_into().ok(), TABLE, "public_key")?,
-            x1: readable(raw.x1.try_into().ok(), TABLE, "x1")?,
-            x2: readable(raw.x2.try_into().ok(), TABLE, "x2")?,
-            dkg_session_id: readable(raw.dkg_session_id.try_into().ok(), TABLE, "dkg_session_id")?,
+            generation: row.number("generation")?,
+            object_version: row.number("object_version")?,
+            kek_id: row.array("kek_id")?,
+            sealed: row.bytes("sealed")?,
+            public_key: row.array("public_key")?,
+            x1: row.array("x1")?,
+            x2: row.array("x2")?,
+            dkg_session_id: row.array("dkg_session_id")?,
         })
     }
 }
@@ -69,15 +50,14 @@ pub async fn find(
     profile: ProfileId,
     generation: Generation,
 ) -> Result<Option<ShareRow>, StoreError> {
-    let raw: Option<Raw> = sqlx::query_as(
-        "SELECT generation, object_version, kek_id, sealed, public_key, x1, x2, dkg_session_id \
-         FROM key_shares WHERE profile_id = $1 AND generation = $2",
-    )
-    .bind(profile.to_string())
-    .bind(generation.as_i64())
-    .fetch_optional(reads.connection())
-    .await?;
-    raw.map(ShareRow::try_from).transpose()
+    let row = reads
+        .query_one(
+            "SELECT generation, object_version, kek_id, sealed, public_key, x1, x2, dkg_session_id \
+             FROM key_shares WHERE profile_id = $1 AND generation = $2",
+            values![profile.to_string(), generation.as_i64()],
+        )
+        .await?;
+    row.map(ShareRow::read).transpose()
 }
 
 /// Adds a share that no signature has proven yet.
@@ -90,22 +70,23 @@ pub async fn insert_pending(
     share: &ShareRow,
 ) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
+    tx.execute(
         "INSERT INTO key_shares (profile_id, generation, state, object_version, kek_id, sealed, \
          public_key, x1, x2, dkg_session_id, created_at) \
          VALUES ($1, $2, 'pending', $3, $4, $5, $6, $7, $8, $9, $10)",
+        values![
+            profile.to_string(),
+            share.generation.as_i64(),
+            super::to_i64(share.object_version),
+            &share.kek_id,
+            share.sealed.as_slice(),
+            &share.public_key,
+            &share.x1,
+            &share.x2,
+            &share.dkg_session_id,
+            now
+        ],
     )
-    .bind(profile.to_string())
-    .bind(share.generation.as_i64())
-    .bind(super::to_i64(share.object_version))
-    .bind(share.kek_id.as_slice())
-    .bind(share.sealed.as_slice())
-    .bind(share.public_key.as_slice())
-    .bind(share.x1.as_slice())
-    .bind(share.x2.as_slice())
-    .bind(share.dkg_session_id.as_slice())
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }
@@ -119,32 +100,23 @@ pub async fn activate(
     profile: ProfileId,
     generation: Generation,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query(
+    tx.execute_one(
         "UPDATE key_shares SET state = 'active' \
          WHERE profile_id = $1 AND generation = $2 AND state = 'pending'",
+        values![profile.to_string(), generation.as_i64()],
     )
-    .bind(profile.to_string())
-    .bind(generation.as_i64())
-    .execute(tx.connection())
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .await
 }
 
-/// Destroys shares that were never proven: overwritten, then deleted.
+/// Destroys shares that were never proven. SQLite overwrites what it deletes (`secure_delete`).
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn destroy_pending(tx: &mut Tx<'_>, profile: ProfileId) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE key_shares SET sealed = zeroblob(length(sealed)) \
-         WHERE profile_id = $1 AND state = 'pending'",
+    tx.execute(
+        "DELETE FROM key_shares WHERE profile_id = $1 AND state = 'pending'",
+        values![profile.to_string()],
     )
-    .bind(profile.to_string())
-    .execute(tx.connection())
     .await?;
-    sqlx::query("DELETE FROM key_shares WHERE profile_id = $1 AND state = 'pending'")
-        .bind(profile.to_string())
-        .execute(tx.connection())
-        .await?;
     Ok(())
 }

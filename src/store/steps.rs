@@ -1,6 +1,7 @@
 //! One row per permit: what makes `unwraps <= records <= permits` countable.
 
-use super::{Reads, StoreError, Tx};
+use super::engine::values;
+use super::{StoreError, Tx};
 use crate::domain::{OperationId, SessionId};
 
 /// How a permitted step ended.
@@ -39,16 +40,17 @@ pub async fn open(
 ) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
     let permit = tx.operation_id();
-    sqlx::query(
+    tx.execute(
         "INSERT INTO steps (permit_id, session_id, attempt, step, outcome, started_at) \
          VALUES ($1, $2, $3, $4, 'open', $5)",
+        values![
+            permit.to_string(),
+            session.to_string(),
+            i64::from(attempt),
+            i64::from(step),
+            now
+        ],
     )
-    .bind(permit.to_string())
-    .bind(session.to_string())
-    .bind(i64::from(attempt))
-    .bind(i64::from(step))
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }
@@ -63,15 +65,11 @@ pub async fn close(
     outcome: StepOutcome,
 ) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
-    let done = sqlx::query(
+    tx.execute_one(
         "UPDATE steps SET outcome = $2, ended_at = $3 WHERE permit_id = $1 AND outcome = 'open'",
+        values![permit.to_string(), outcome.as_str(), now],
     )
-    .bind(permit.to_string())
-    .bind(outcome.as_str())
-    .bind(now)
-    .execute(tx.connection())
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .await
 }
 
 /// Ends every open step of a session whose process died.
@@ -80,13 +78,10 @@ pub async fn close(
 /// [`StoreError`] when the database fails.
 pub async fn orphan(tx: &mut Tx<'_>, session: SessionId) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
+    tx.execute(
         "UPDATE steps SET outcome = $2, ended_at = $3 WHERE session_id = $1 AND outcome = 'open'",
+        values![session.to_string(), StepOutcome::Orphaned.as_str(), now],
     )
-    .bind(session.to_string())
-    .bind(StepOutcome::Orphaned.as_str())
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }

@@ -1,55 +1,55 @@
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
 
-use std::path::PathBuf;
+mod database;
+
 use std::time::Duration;
 
-use sqlx::{Connection, Executor, SqliteConnection};
+use database::Database;
 
 use super::transactions::{TransactionRow, TransactionState};
 use super::{
-    AuditEvent, AuditRecord, CommitError, EnvironmentRecord, Operation, Store, StoreError, Tx,
+    AuditEvent, AuditRecord, CommitError, EnvironmentRecord, Key, Operation, Store, StoreError, Tx,
     profiles, sessions, transactions,
 };
 use crate::audit::{Verified, catch_up, verify};
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::domain::{
-    DecisionId, DeviceKeyId, EnvironmentId, EnvironmentKind, Generation, InstanceId, OwnerId,
-    ProfileId, SessionId, SessionKind, SessionState, TenantId, TransactionId,
+    DecisionId, DeviceKeyId, EnvironmentId, Generation, InstanceId, OwnerId, ProfileId, SessionId,
+    SessionKind, SessionState, TenantId, TransactionId,
 };
 use crate::store::profiles::NewProfile;
 use crate::store::sessions::SessionRow;
 
-struct Database {
-    _directory: tempfile::TempDir,
-    path: PathBuf,
-    environment: EnvironmentRecord,
-}
-
-impl Database {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        Self {
-            path: directory.path().join("test.db"),
-            _directory: directory,
-            environment: EnvironmentRecord {
-                id: EnvironmentId([7; 32]),
-                kind: EnvironmentKind::Development,
-                created_at: clock::now(),
-            },
+/// Each behaviour holds on either engine.
+macro_rules! on_both_engines {
+    ($($behaviour:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(super::Database::sqlite()).await;
+            })*
         }
-    }
-
-    async fn store(&self) -> Store {
-        Store::create(&self.path, &self.environment).await.unwrap()
-    }
-
-    /// Somebody with the database file in their hands.
-    async fn tamper(&self, sql: &'static str) {
-        let url = format!("sqlite://{}", self.path.display());
-        let mut connection = SqliteConnection::connect(&url).await.unwrap();
-        connection.execute(sql).await.unwrap();
-    }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(super::Database::postgres().await).await;
+            })*
+        }
+    };
 }
+
+on_both_engines![
+    an_operation_that_refuses_leaves_nothing_behind,
+    an_operation_whose_caller_goes_away_happens_all_the_same,
+    a37_admissions_are_shed_under_load_and_conclusions_are_not,
+    a28_a_nonce_has_one_living_transaction,
+    a36_the_chain_shows_an_edit_a_gap_and_a_swap,
+];
 
 /// Adds a profile, and then agrees or refuses.
 #[derive(Clone, Copy)]
@@ -61,6 +61,10 @@ struct AddProfile {
 impl Operation for AddProfile {
     type Output = ();
     type Refusal = &'static str;
+
+    fn key(&self) -> Key {
+        Key::profile(self.id)
+    }
 
     async fn apply(
         &mut self,
@@ -93,9 +97,7 @@ fn add(refuse: bool) -> AddProfile {
     }
 }
 
-#[tokio::test]
-async fn an_operation_that_refuses_leaves_nothing_behind() {
-    let database = Database::new();
+async fn an_operation_that_refuses_leaves_nothing_behind(database: Database) {
     let store = database.store().await;
     let (good, bad) = (add(false), add(true));
     assert!(store.commit(good).await.is_ok());
@@ -109,9 +111,7 @@ async fn an_operation_that_refuses_leaves_nothing_behind() {
     assert_eq!(verify(&store).await.unwrap(), Verified::Intact(1));
 }
 
-#[tokio::test]
-async fn an_operation_whose_caller_goes_away_happens_all_the_same() {
-    let database = Database::new();
+async fn an_operation_whose_caller_goes_away_happens_all_the_same(database: Database) {
     let store = database.store().await;
     let operation = add(false);
     {
@@ -139,9 +139,7 @@ async fn futures_poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Outpu
     .await
 }
 
-#[tokio::test]
-async fn a37_admissions_are_shed_under_load_and_conclusions_are_not() {
-    let database = Database::new();
+async fn a37_admissions_are_shed_under_load_and_conclusions_are_not(database: Database) {
     let store = database.store().await;
     let flood: Vec<_> = (0..3000)
         .map(|_| {
@@ -166,23 +164,23 @@ async fn a37_admissions_are_shed_under_load_and_conclusions_are_not() {
 }
 
 #[tokio::test]
-async fn one_process_owns_a_database_and_one_environment_lives_in_it() {
-    let database = Database::new();
+async fn one_process_owns_a_file_and_one_environment_lives_in_it() {
+    let database = Database::sqlite();
     let store = database.store().await;
     assert!(matches!(
-        Store::open(&database.path).await,
+        Store::open(database.location()).await,
         Err(StoreError::InUse(_))
     ));
     drop(store);
     let other = EnvironmentRecord {
         id: EnvironmentId([8; 32]),
-        ..database.environment
+        ..*database.environment()
     };
     // The lock is given back when the writer has seen that nobody is left.
     for _ in 0..100 {
-        match Store::create(&database.path, &other).await {
+        match Store::create(database.location(), &other).await {
             Err(StoreError::EnvironmentExists(id)) => {
-                assert_eq!(id, database.environment.id);
+                assert_eq!(id, database.environment().id);
                 return;
             }
             Err(StoreError::InUse(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -192,8 +190,7 @@ async fn one_process_owns_a_database_and_one_environment_lives_in_it() {
     panic!("the lock was never given back");
 }
 
-#[tokio::test]
-async fn a36_the_chain_shows_an_edit_a_gap_and_a_swap() {
+async fn a36_the_chain_shows_an_edit_a_gap_and_a_swap(database: Database) {
     for (sql, position) in [
         (
             "UPDATE audit_records SET detail = 'x' WHERE operation_id = (SELECT operation_id FROM audit_chain WHERE position = 2)",
@@ -209,7 +206,7 @@ async fn a36_the_chain_shows_an_edit_a_gap_and_a_swap() {
             1,
         ),
     ] {
-        let database = Database::new();
+        let database = database.another().await;
         let store = database.store().await;
         for _ in 0..5 {
             assert!(store.commit(add(false)).await.is_ok());
@@ -235,6 +232,10 @@ struct Reserve {
 impl Operation for Reserve {
     type Output = ();
     type Refusal = ();
+
+    fn key(&self) -> Key {
+        Key::profile(self.profile)
+    }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<()>> {
         sessions::insert(tx, &session(self.profile, self.session)).await?;
@@ -286,6 +287,10 @@ impl Operation for Nonce {
     type Output = ();
     type Refusal = &'static str;
 
+    fn key(&self) -> Key {
+        Key::NONE
+    }
+
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
@@ -302,9 +307,7 @@ impl Operation for Nonce {
     }
 }
 
-#[tokio::test]
-async fn a28_a_nonce_has_one_living_transaction() {
-    let database = Database::new();
+async fn a28_a_nonce_has_one_living_transaction(database: Database) {
     let store = database.store().await;
     let profile = add(false);
     assert!(store.commit(profile).await.is_ok());

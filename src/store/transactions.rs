@@ -1,8 +1,7 @@
 //! Transactions: what is to be signed, what was signed, and how it fares on its chain.
 
-use sqlx::{FromRow, SqliteConnection};
-
-use super::{Reads, StoreError, Tx, readable, to_i64};
+use super::engine::{Row, values};
+use super::{Key, Reads, StoreError, Tx, Upkeep, to_i64};
 use crate::clock::Timestamp;
 use crate::domain::{ProfileId, SessionId, TransactionId};
 
@@ -82,51 +81,27 @@ pub struct TransactionRow {
     pub broadcast_attempts: i64,
 }
 
-#[derive(FromRow)]
-struct Raw {
-    transaction_id: String,
-    session_id: String,
-    profile_id: String,
-    chain_id: i64,
-    sender: Vec<u8>,
-    nonce: i64,
-    payload: Vec<u8>,
-    digest: Vec<u8>,
-    state: String,
-    raw: Option<Vec<u8>>,
-    tx_hash: Option<Vec<u8>>,
-    block_number: Option<i64>,
-    broadcast_attempts: i64,
-}
-
-const TABLE: &str = "transactions";
-
-impl TryFrom<Raw> for TransactionRow {
-    type Error = StoreError;
-
-    fn try_from(raw: Raw) -> Result<Self, StoreError> {
-        let state = TransactionState::ALL
-            .into_iter()
-            .find(|state| state.as_str() == raw.state);
-        let tx_hash = raw
-            .tx_hash
-            .map(|hash| readable(hash.try_into().ok(), TABLE, "tx_hash"))
-            .transpose()?;
-        let id = TransactionId::parse(&raw.transaction_id).ok();
+impl TransactionRow {
+    fn read(row: Row) -> Result<Self, StoreError> {
+        let mut row = row.of("transactions");
+        let state = |name: &str| {
+            let mut all = TransactionState::ALL.into_iter();
+            all.find(|state| state.as_str() == name)
+        };
         Ok(Self {
-            transaction_id: readable(id, TABLE, "transaction_id")?,
-            session_id: readable(SessionId::parse(&raw.session_id).ok(), TABLE, "session_id")?,
-            profile_id: readable(ProfileId::parse(&raw.profile_id).ok(), TABLE, "profile_id")?,
-            chain_id: readable(u64::try_from(raw.chain_id).ok(), TABLE, "chain_id")?,
-            sender: readable(raw.sender.try_into().ok(), TABLE, "sender")?,
-            nonce: readable(u64::try_from(raw.nonce).ok(), TABLE, "nonce")?,
-            payload: raw.payload,
-            digest: readable(raw.digest.try_into().ok(), TABLE, "digest")?,
-            state: readable(state, TABLE, "state")?,
-            raw: raw.raw,
-            tx_hash,
-            block_number: raw.block_number.and_then(|n| u64::try_from(n).ok()),
-            broadcast_attempts: raw.broadcast_attempts,
+            transaction_id: row.parsed("transaction_id", TransactionId::parse)?,
+            session_id: row.parsed("session_id", SessionId::parse)?,
+            profile_id: row.parsed("profile_id", ProfileId::parse)?,
+            chain_id: row.number("chain_id")?,
+            sender: row.array("sender")?,
+            nonce: row.number("nonce")?,
+            payload: row.bytes("payload")?,
+            digest: row.array("digest")?,
+            state: row.named("state", state)?,
+            raw: row.bytes_or_null("raw")?,
+            tx_hash: row.array_or_null("tx_hash")?,
+            block_number: row.number_or_null("block_number")?,
+            broadcast_attempts: row.int("broadcast_attempts")?,
         })
     }
 }
@@ -149,11 +124,10 @@ pub async fn of_session(
     reads: &mut impl Reads,
     session: SessionId,
 ) -> Result<Option<TransactionRow>, StoreError> {
-    let raw: Option<Raw> = sqlx::query_as(select!("session_id = $1"))
-        .bind(session.to_string())
-        .fetch_optional(reads.connection())
+    let row = reads
+        .query_one(select!("session_id = $1"), values![session.to_string()])
         .await?;
-    raw.map(TransactionRow::try_from).transpose()
+    row.map(TransactionRow::read).transpose()
 }
 
 /// Signed transactions whose next look at the chain is due.
@@ -164,13 +138,15 @@ pub async fn due(
     reads: &mut impl Reads,
     now: Timestamp,
 ) -> Result<Vec<TransactionRow>, StoreError> {
-    let raws: Vec<Raw> = sqlx::query_as(select!(
-        "state IN ('broadcasting', 'submitted') AND due_at <= $1 ORDER BY due_at LIMIT 100"
-    ))
-    .bind(now.as_micros())
-    .fetch_all(reads.connection())
-    .await?;
-    raws.into_iter().map(TransactionRow::try_from).collect()
+    let rows = reads
+        .query(
+            select!(
+                "state IN ('broadcasting', 'submitted') AND due_at <= $1 ORDER BY due_at LIMIT 100"
+            ),
+            values![now.as_micros()],
+        )
+        .await?;
+    rows.into_iter().map(TransactionRow::read).collect()
 }
 
 /// The nonces at or above `from` that living transactions of this address hold, in order.
@@ -183,18 +159,15 @@ pub async fn held_nonces(
     sender: &[u8; 20],
     from: u64,
 ) -> Result<Vec<u64>, StoreError> {
-    let nonces: Vec<i64> = sqlx::query_scalar(
-        "SELECT nonce FROM transactions WHERE chain_id = $1 AND sender = $2 AND nonce >= $3 \
-         AND state <> 'released' ORDER BY nonce",
-    )
-    .bind(to_i64(chain_id))
-    .bind(sender.as_slice())
-    .bind(to_i64(from))
-    .fetch_all(reads.connection())
-    .await?;
-    nonces
-        .into_iter()
-        .map(|nonce| readable(u64::try_from(nonce).ok(), TABLE, "nonce"))
+    let rows = reads
+        .query(
+            "SELECT nonce FROM transactions WHERE chain_id = $1 AND sender = $2 AND nonce >= $3 \
+             AND state <> 'released' ORDER BY nonce",
+            values![to_i64(chain_id), sender, to_i64(from)],
+        )
+        .await?;
+    rows.into_iter()
+        .map(|row| row.of("transactions").number("nonce"))
         .collect()
 }
 
@@ -207,15 +180,16 @@ pub async fn highest_settled(
     chain_id: u64,
     sender: &[u8; 20],
 ) -> Result<Option<u64>, StoreError> {
-    let nonce: Option<i64> = sqlx::query_scalar(
-        "SELECT MAX(nonce) FROM transactions WHERE chain_id = $1 AND sender = $2 \
-         AND state IN ('mined', 'reverted', 'replaced')",
-    )
-    .bind(to_i64(chain_id))
-    .bind(sender.as_slice())
-    .fetch_one(reads.connection())
-    .await?;
-    Ok(nonce.and_then(|nonce| u64::try_from(nonce).ok()))
+    let row = reads
+        .query_one(
+            "SELECT MAX(nonce) FROM transactions WHERE chain_id = $1 AND sender = $2 \
+             AND state IN ('mined', 'reverted', 'replaced')",
+            values![to_i64(chain_id), sender],
+        )
+        .await?;
+    row.map_or(Ok(None), |row| {
+        row.of("transactions").number_or_null("nonce")
+    })
 }
 
 /// Adds a prepared transaction: from here on its nonce is taken.
@@ -224,23 +198,9 @@ pub async fn highest_settled(
 /// [`StoreError`] when the database fails or the nonce is held already.
 pub async fn insert(tx: &mut Tx<'_>, row: &TransactionRow) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
-        "INSERT INTO transactions (transaction_id, session_id, profile_id, chain_id, sender, nonce, \
+    tx.execute("INSERT INTO transactions (transaction_id, session_id, profile_id, chain_id, sender, nonce, \
          payload, digest, state, due_at, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $10)",
-    )
-    .bind(row.transaction_id.to_string())
-    .bind(row.session_id.to_string())
-    .bind(row.profile_id.to_string())
-    .bind(to_i64(row.chain_id))
-    .bind(row.sender.as_slice())
-    .bind(to_i64(row.nonce))
-    .bind(row.payload.as_slice())
-    .bind(row.digest.as_slice())
-    .bind(row.state.as_str())
-    .bind(now)
-    .execute(tx.connection())
-    .await?;
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $10)", values![row.transaction_id.to_string(), row.session_id.to_string(), row.profile_id.to_string(), to_i64(row.chain_id), &row.sender, to_i64(row.nonce), row.payload.as_slice(), &row.digest, row.state.as_str(), now]).await?;
     Ok(())
 }
 
@@ -250,13 +210,11 @@ pub async fn insert(tx: &mut Tx<'_>, row: &TransactionRow) -> Result<(), StoreEr
 /// [`StoreError`] when the database fails.
 pub async fn release(tx: &mut Tx<'_>, session: SessionId) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
-    sqlx::query(
+    tx.execute(
         "UPDATE transactions SET state = 'released', updated_at = $2 \
          WHERE session_id = $1 AND state = 'prepared'",
+        values![session.to_string(), now],
     )
-    .bind(session.to_string())
-    .bind(now)
-    .execute(tx.connection())
     .await?;
     Ok(())
 }
@@ -267,18 +225,15 @@ pub async fn release(tx: &mut Tx<'_>, session: SessionId) -> Result<(), StoreErr
 /// [`StoreError`] when the database fails.
 pub async fn reclaim(tx: &mut Tx<'_>, session: SessionId) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
-    let done = sqlx::query(
+    tx.execute_one(
         "UPDATE transactions SET state = 'prepared', updated_at = $2 \
          WHERE session_id = $1 AND state IN ('prepared', 'released') AND NOT EXISTS ( \
              SELECT 1 FROM transactions AS other WHERE other.chain_id = transactions.chain_id \
              AND other.sender = transactions.sender AND other.nonce = transactions.nonce \
              AND other.state <> 'released' AND other.session_id <> $1)",
+        values![session.to_string(), now],
     )
-    .bind(session.to_string())
-    .bind(now)
-    .execute(tx.connection())
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .await
 }
 
 /// Stores the signed bytes, if the transaction still holds its nonce unsigned; false if not.
@@ -292,34 +247,36 @@ pub async fn set_signed(
     tx_hash: &[u8; 32],
 ) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
-    let done = sqlx::query(
+    tx.execute_one(
         "UPDATE transactions SET state = 'broadcasting', raw = $2, tx_hash = $3, due_at = $4, \
          updated_at = $4 WHERE session_id = $1 AND state = 'prepared'",
+        values![session.to_string(), raw, tx_hash, now],
     )
-    .bind(session.to_string())
-    .bind(raw)
-    .bind(tx_hash.as_slice())
-    .bind(now)
-    .execute(tx.connection())
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .await
 }
 
-/// Puts the next look at the chain off.
-pub(super) async fn postpone(
-    connection: &mut SqliteConnection,
-    id: TransactionId,
-    until: Timestamp,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "UPDATE transactions SET due_at = $2, broadcast_attempts = broadcast_attempts + 1 \
-         WHERE transaction_id = $1",
-    )
-    .bind(id.to_string())
-    .bind(until.as_micros())
-    .execute(connection)
-    .await?;
-    Ok(())
+/// Puts the next look at a transaction off.
+pub(super) struct Postpone {
+    pub(super) transaction: TransactionId,
+    pub(super) until: Timestamp,
+}
+
+impl Upkeep for Postpone {
+    type Output = ();
+
+    fn key(&self) -> Key {
+        Key::NONE
+    }
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        tx.execute(
+            "UPDATE transactions SET due_at = $2, broadcast_attempts = broadcast_attempts + 1 \
+             WHERE transaction_id = $1",
+            values![self.transaction.to_string(), self.until.as_micros()],
+        )
+        .await?;
+        Ok(())
+    }
 }
 
 /// What a look at the chain found.
@@ -342,17 +299,17 @@ pub struct Progress {
 /// [`StoreError`] when the database fails.
 pub async fn advance(tx: &mut Tx<'_>, progress: &Progress) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
-    let done = sqlx::query(
+    tx.execute_one(
         "UPDATE transactions SET state = $3, block_number = $4, due_at = $5, updated_at = $6, \
          broadcast_attempts = broadcast_attempts + 1 WHERE transaction_id = $1 AND state = $2",
+        values![
+            progress.transaction_id.to_string(),
+            progress.from.as_str(),
+            progress.to.as_str(),
+            progress.block_number.map(to_i64),
+            progress.due_at.as_micros(),
+            now
+        ],
     )
-    .bind(progress.transaction_id.to_string())
-    .bind(progress.from.as_str())
-    .bind(progress.to.as_str())
-    .bind(progress.block_number.map(to_i64))
-    .bind(progress.due_at.as_micros())
-    .bind(now)
-    .execute(tx.connection())
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .await
 }

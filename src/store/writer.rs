@@ -1,283 +1,359 @@
-//! The one writer: a task that owns the writing connection and runs operations in order.
+//! Group commit: the tasks that own the writing connections and run operations in order.
+//!
+//! A lane takes what waits in its queue, runs it as one transaction with a savepoint between
+//! operations, and answers after COMMIT: one fsync pays for all of them. An operation that refuses or
+//! fails is rolled back alone; when the transaction itself is lost, each operation is run again on its own.
+//!
+//! SQLite has one lane, on a thread of its own. PostgreSQL has several; what concerns one key always
+//! goes to the same one, so operations on a key run in the order in which they were handed over.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use sqlx::{Connection, SqliteConnection};
-use tokio::sync::{mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::sqlite::{self, Tx};
-use super::{CommitError, Committed, Operation, StoreError, audit, transactions};
-use crate::clock::{self, Timestamp};
-use crate::domain::{OperationId, TransactionId};
+use super::engine::{Connection, EngineError};
+use super::{CommitError, Key, Location, Operation, StoreError, Upkeep, audit};
+mod job;
 
-/// Operations that may wait. More are shed: a queue that grows without bound answers nobody in time.
+use job::{Applied, Fate, Job, Outcome, Queued, Task};
+
+/// Admissions that may wait. More are shed: a queue that grows without bound answers nobody in time.
 const QUEUE: usize = 1024;
+/// Conclusions that may wait or be reserved.
+const RESERVED: usize = 1024;
+/// Longest wait for a connection before what waits for it is told that the database is away.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// After that, for how long nobody waits again.
+const AWAY: Duration = Duration::from_millis(500);
+/// Pause between two tries to connect, doubled up to a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
-type Run<'a> = Pin<Box<dyn Future<Output = Health> + Send + 'a>>;
+/// A place in the queue for the operation that ends what an admission begins.
+#[must_use = "a reservation that is dropped is free for others"]
+pub struct Reservation(OwnedSemaphorePermit);
 
-/// Whether the connection can be used for the next operation.
-#[derive(PartialEq, Eq)]
-enum Health {
-    Good,
-    Doubtful,
-}
-
-/// An operation whose types are erased, so that the queue can hold any.
-trait Job: Send {
-    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection, path: &'a Path) -> Run<'a>;
-}
-
-/// How an operation ended, in its own types.
-type Outcome<O> =
-    Result<Committed<<O as Operation>::Output>, CommitError<<O as Operation>::Refusal>>;
-
-struct Queued<O: Operation> {
-    operation: O,
-    reply: oneshot::Sender<Outcome<O>>,
-}
-
-impl<O: Operation> Job for Queued<O> {
-    fn run<'a>(
-        mut self: Box<Self>,
-        connection: &'a mut SqliteConnection,
-        path: &'a Path,
-    ) -> Run<'a> {
-        Box::pin(async move {
-            let (result, health) = execute(&mut self.operation, connection, path).await;
-            // The caller may be gone; the operation has happened all the same.
-            drop(self.reply.send(result));
-            health
-        })
-    }
-}
-
-/// The hash of a link: of the link before it and the record it covers.
-pub type LinkHash = fn(&[u8; 32], &audit::StoredRecord) -> [u8; 32];
-
-/// Chains records that are committed already. It is no [`Operation`]: it changes no state that needs
-/// a record, and a record of every chaining would never end.
-struct Sequence {
-    hash: LinkHash,
-    reply: oneshot::Sender<Result<usize, StoreError>>,
-}
-
-/// Records chained in one transaction.
-const CHAIN_BATCH: i64 = 256;
-
-impl Job for Sequence {
-    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection, _: &'a Path) -> Run<'a> {
-        Box::pin(async move {
-            let result = sequence(self.hash, connection).await;
-            let health = match &result {
-                Ok(_) => Health::Good,
-                Err(_) => Health::Doubtful,
-            };
-            drop(self.reply.send(result));
-            health
-        })
-    }
-}
-
-/// Puts the next look at a transaction off. When we look again is no state of anything, so it
-/// leaves no record.
-struct Postpone {
-    transaction: TransactionId,
-    until: Timestamp,
-    reply: oneshot::Sender<Result<(), StoreError>>,
-}
-
-impl Job for Postpone {
-    fn run<'a>(self: Box<Self>, connection: &'a mut SqliteConnection, _: &'a Path) -> Run<'a> {
-        Box::pin(async move {
-            let result = transactions::postpone(connection, self.transaction, self.until).await;
-            drop(self.reply.send(result));
-            Health::Good
-        })
-    }
-}
-
-async fn sequence(hash: LinkHash, connection: &mut SqliteConnection) -> Result<usize, StoreError> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let mut tx = Tx::new(&mut transaction, OperationId::generate(), clock::now());
-    let records = audit::unchained(&mut tx, CHAIN_BATCH).await?;
-    let (mut position, mut previous) = audit::head(&mut tx).await?.unwrap_or((0, [0; 32]));
-    for record in &records {
-        position += 1;
-        let link = audit::Link {
-            position,
-            operation_id: record.operation_id.clone(),
-            previous_hash: previous,
-            hash: hash(&previous, record),
-        };
-        audit::append(&mut tx, &link).await?;
-        previous = link.hash;
-    }
-    transaction.commit().await?;
-    Ok(records.len())
-}
-
-/// The handle to the writer task.
+/// The handle to the lanes.
 #[derive(Clone)]
 pub(super) struct Writer {
-    queue: mpsc::Sender<Box<dyn Job>>,
+    lanes: Arc<[mpsc::UnboundedSender<Box<dyn Job>>]>,
+    admissions: Arc<Semaphore>,
+    conclusions: Arc<Semaphore>,
 }
 
 impl Writer {
-    /// Starts the task. It owns the process lock and ends when every handle is gone.
-    pub(super) fn start(path: PathBuf, connection: SqliteConnection, lock: File) -> Self {
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        tokio::spawn(work(path, connection, lock, jobs));
-        Self { queue }
+    /// Starts the lanes over connections that are open already. SQLite's owns the process lock.
+    pub(super) fn start(
+        location: &Arc<Location>,
+        connections: Vec<Connection>,
+        lock: Option<File>,
+        batch: usize,
+    ) -> Self {
+        let mut lock = lock;
+        let lanes = connections
+            .into_iter()
+            .map(|connection| {
+                let (lane, jobs) = mpsc::unbounded_channel();
+                let work = Lane {
+                    location: Arc::clone(location),
+                    connection: Some(connection),
+                    away_until: None,
+                    batch,
+                    _lock: lock.take(),
+                };
+                match **location {
+                    Location::Sqlite(_) => {
+                        let runtime = Handle::current();
+                        std::thread::spawn(move || runtime.block_on(work.run(jobs)));
+                    }
+                    Location::Postgres(_) => drop(tokio::spawn(work.run(jobs))),
+                }
+                lane
+            })
+            .collect();
+        Self {
+            lanes,
+            admissions: Arc::new(Semaphore::new(QUEUE)),
+            conclusions: Arc::new(Semaphore::new(RESERVED)),
+        }
     }
 
-    pub(super) async fn commit<O: Operation>(
+    pub(super) fn reserve(&self) -> Result<Reservation, StoreError> {
+        Arc::clone(&self.conclusions)
+            .try_acquire_owned()
+            .map(Reservation)
+            .map_err(|_| StoreError::Overloaded)
+    }
+
+    /// Hands an admission over, if there is a place for it.
+    pub(super) async fn commit<O: Operation>(&self, operation: O) -> Outcome<O> {
+        let place = Arc::clone(&self.admissions)
+            .try_acquire_owned()
+            .map_err(|_| StoreError::Overloaded)?;
+        self.hand_over(operation, place).await
+    }
+
+    /// Hands over an operation that ends something, as soon as there is a place.
+    pub(super) async fn conclude<O: Operation>(&self, operation: O) -> Outcome<O> {
+        let place = Arc::clone(&self.conclusions).acquire_owned().await;
+        let place = place.map_err(|_| gone())?;
+        self.hand_over(operation, place).await
+    }
+
+    /// Hands over the operation that a place was reserved for; at once, before it is awaited.
+    pub(super) fn conclude_reserved<O: Operation>(
         &self,
         operation: O,
-    ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
-        let (reply, answer) = oneshot::channel();
-        self.queue
-            .try_send(Box::new(Queued { operation, reply }))
-            .map_err(|error| shed(&error))?;
-        answer.await.unwrap_or(Err(CommitError::Store(crashed())))
+        place: Reservation,
+    ) -> impl Future<Output = Outcome<O>> + Send + use<O> {
+        self.hand_over(operation, place.0)
     }
 
-    /// As [`Writer::commit`], but waits for a place instead of being shed. A waiter goes before
-    /// everything that is handed over later.
-    pub(super) async fn conclude<O: Operation>(&self, operation: O) -> Outcome<O> {
-        let (reply, answer) = oneshot::channel();
-        self.queue
-            .send(Box::new(Queued { operation, reply }))
-            .await
-            .map_err(|_| crashed())?;
-        answer.await.unwrap_or(Err(CommitError::Store(crashed())))
-    }
-
-    /// Chains unchained records; see [`super::Store::extend_chain`].
-    pub(super) async fn extend_chain(&self, hash: LinkHash) -> Result<usize, StoreError> {
-        self.maintain(|reply| Box::new(Sequence { hash, reply }))
-            .await
-    }
-
-    /// Puts a look off; see [`super::Store::postpone`].
-    pub(super) async fn postpone(
+    fn hand_over<O: Operation>(
         &self,
-        transaction: TransactionId,
-        until: Timestamp,
-    ) -> Result<(), StoreError> {
-        self.maintain(|reply| {
-            Box::new(Postpone {
-                transaction,
-                until,
-                reply,
-            })
-        })
-        .await
+        operation: O,
+        place: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Outcome<O>> + Send + use<O> {
+        let key = operation.key();
+        let (reply, answer) = oneshot::channel();
+        self.send(key, Box::new(Queued::new(operation, place, reply)));
+        async move { answer.await.unwrap_or(Err(CommitError::Store(gone()))) }
     }
 
-    async fn maintain<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Box<dyn Job>,
-    ) -> Result<T, StoreError> {
+    /// Runs upkeep in the same queue.
+    pub(super) async fn maintain<U: Upkeep>(&self, upkeep: U) -> Result<U::Output, StoreError> {
+        let place = Arc::clone(&self.admissions)
+            .try_acquire_owned()
+            .map_err(|_| StoreError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        self.queue
-            .try_send(job(reply))
-            .map_err(|error| shed(&error))?;
-        answer.await.unwrap_or(Err(crashed()))
+        let key = upkeep.key();
+        self.send(key, Box::new(Task::new(upkeep, place, reply)));
+        answer.await.unwrap_or(Err(gone()))
+    }
+
+    fn send(&self, key: Key, job: Box<dyn Job>) {
+        let lane = key.lane(self.lanes.len());
+        if let Some(lane) = self.lanes.get(lane) {
+            // A lane that is gone drops the job, and with it the promise of an answer.
+            drop(lane.send(job));
+        }
     }
 
     pub(super) fn ping(&self) -> Result<(), StoreError> {
-        if self.queue.is_closed() {
-            return Err(crashed());
+        if self.lanes.iter().any(mpsc::UnboundedSender::is_closed) {
+            return Err(gone());
         }
         Ok(())
     }
 }
 
-fn crashed() -> StoreError {
-    StoreError::Unavailable(sqlx::Error::WorkerCrashed)
+fn gone() -> StoreError {
+    StoreError::Unavailable(EngineError::Gone)
 }
 
-fn shed<T>(error: &mpsc::error::TrySendError<T>) -> StoreError {
-    match error {
-        mpsc::error::TrySendError::Full(_) => StoreError::Overloaded,
-        mpsc::error::TrySendError::Closed(_) => crashed(),
+/// One writing connection and what it takes to get another.
+struct Lane {
+    location: Arc<Location>,
+    connection: Option<Connection>,
+    /// After a vain search for a connection: until when nobody waits for the next one.
+    away_until: Option<Instant>,
+    batch: usize,
+    _lock: Option<File>,
+}
+
+impl Lane {
+    async fn run(mut self, mut jobs: mpsc::UnboundedReceiver<Box<dyn Job>>) {
+        while let Some(first) = jobs.recv().await {
+            let mut batch = vec![first];
+            while batch.len() < self.batch {
+                let Ok(next) = jobs.try_recv() else { break };
+                batch.push(next);
+            }
+            self.settle(batch).await;
+        }
     }
-}
 
-async fn work(
-    path: PathBuf,
-    mut connection: SqliteConnection,
-    lock: File,
-    mut jobs: mpsc::Receiver<Box<dyn Job>>,
-) {
-    while let Some(job) = jobs.recv().await {
-        if job.run(&mut connection, &path).await == Health::Doubtful {
-            match sqlite::reconnect_writer(&path, false).await {
-                Ok(fresh) => connection = fresh,
-                Err(error) => tracing::error!(?error, "the database cannot be opened again"),
+    /// Runs a batch. What was lost with its transaction, or failed in it, is run once more on its own:
+    /// a deadlock, a restarted server or another operation's full disk is not its fault.
+    async fn settle(&mut self, batch: Vec<Box<dyn Job>>) {
+        for job in self.transact(batch).await.jobs {
+            let mut lost = self.transact(vec![job]).await;
+            if let Some(job) = lost.jobs.pop() {
+                job.answer(Fate::Failed(lost.error));
             }
         }
     }
-    if let Err(error) = connection.close().await {
-        tracing::warn!(?error, "the database was not closed cleanly");
+
+    /// Runs operations as one transaction and answers those whose fate is known; gives back the rest,
+    /// which left nothing behind.
+    async fn transact(&mut self, mut batch: Vec<Box<dyn Job>>) -> Lost {
+        let keys: Vec<i64> = batch.iter().filter_map(|job| job.key().number()).collect();
+        let mut connection = match self.begin(&keys).await {
+            Ok(connection) => connection,
+            Err(error) => return Lost::all(batch, error),
+        };
+        let applied = apply(&mut connection, &mut batch).await;
+        let ended = match applied {
+            Ok(true) => connection.script("COMMIT").await,
+            Ok(false) => connection.script("ROLLBACK").await,
+            Err(error) => {
+                // Dropping the connection rolls back what may be left of the transaction.
+                drop(connection);
+                return Lost::all(batch, error);
+            }
+        };
+        match ended {
+            Ok(()) => {
+                self.connection = Some(connection);
+                Lost::after(batch)
+            }
+            Err(error) if matches!(applied, Ok(true)) => {
+                drop(connection);
+                self.look_up(batch, &keys, error).await
+            }
+            Err(error) => Lost::all(batch, error),
+        }
     }
-    drop(lock);
+
+    /// An unknown outcome is not a failure: the records say whether COMMIT happened. Only another
+    /// connection can tell, and only once the old transaction is over: on PostgreSQL it holds the locks
+    /// of its keys until then, on SQLite its connection is closed.
+    async fn look_up(
+        &mut self,
+        batch: Vec<Box<dyn Job>>,
+        keys: &[i64],
+        error: EngineError,
+    ) -> Lost {
+        tracing::error!(
+            ?error,
+            operations = batch.len(),
+            "COMMIT failed; its records are looked up"
+        );
+        let unknown = |batch: Vec<Box<dyn Job>>| {
+            for job in batch {
+                job.answer(Fate::Unknown);
+            }
+            Lost::none()
+        };
+        let Ok(mut connection) = self.begin(keys).await else {
+            return unknown(batch);
+        };
+        let recorded = batch.iter().find_map(|job| job.record());
+        let committed = match recorded {
+            Some(id) => audit::exists(&mut connection, id).await,
+            None => Ok(false),
+        };
+        let ended = connection.script("ROLLBACK").await;
+        if ended.is_ok() {
+            self.connection = Some(connection);
+        }
+        match committed {
+            Ok(true) => Lost::after(batch),
+            Ok(false) => Lost::all(batch, error),
+            Err(_) => unknown(batch),
+        }
+    }
+
+    /// A transaction on a living connection. One that died while it was idle is replaced.
+    async fn begin(&mut self, keys: &[i64]) -> Result<Connection, EngineError> {
+        if let Some(mut connection) = self.connection.take() {
+            match connection.begin(keys).await {
+                Ok(()) => return Ok(connection),
+                Err(error) if connection.alive() => {
+                    // Kept for the next; a transaction that did not begin needs no end.
+                    drop(connection.script("ROLLBACK").await);
+                    self.connection = Some(connection);
+                    return Err(error);
+                }
+                Err(error) => tracing::warn!(?error, "a database connection was lost"),
+            }
+        }
+        let mut connection = self.connect().await?;
+        connection.begin(keys).await?;
+        Ok(connection)
+    }
+
+    async fn connect(&mut self) -> Result<Connection, EngineError> {
+        let now = Instant::now();
+        if self.away_until.is_some_and(|until| now < until) {
+            return Err(EngineError::Gone);
+        }
+        let (end, mut pause) = (now + PATIENCE, FIRST_PAUSE);
+        loop {
+            let error = match Connection::writer(&self.location).await {
+                Ok(connection) => {
+                    self.away_until = None;
+                    return Ok(connection);
+                }
+                Err(error) => error,
+            };
+            if Instant::now() + pause >= end {
+                tracing::error!(?error, "the database cannot be reached");
+                self.away_until = Some(Instant::now() + AWAY);
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
 }
 
-async fn execute<O: Operation>(
-    operation: &mut O,
-    connection: &mut SqliteConnection,
-    path: &Path,
-) -> (Outcome<O>, Health) {
-    let operation_id = OperationId::generate();
-    let mut transaction = match connection.begin_with("BEGIN IMMEDIATE").await {
-        Ok(transaction) => transaction,
-        Err(error) => return (Err(StoreError::from(error).into()), Health::Doubtful),
-    };
-    let mut tx = Tx::new(&mut transaction, operation_id, clock::now());
-    let applied = match operation.apply(&mut tx).await {
-        Ok((value, record)) => audit::insert(&mut tx, &record)
-            .await
-            .map(|()| value)
-            .map_err(CommitError::Store),
-        Err(refused) => Err(refused),
-    };
-    match applied {
-        Ok(value) => match transaction.commit().await {
-            Ok(()) => (Ok(Committed { value }), Health::Good),
-            Err(error) => look_up::<O>(connection, path, (operation_id, value), error).await,
-        },
-        Err(error) => match transaction.rollback().await {
-            Ok(()) => (Err(error), Health::Good),
-            Err(_) => (Err(error), Health::Doubtful),
-        },
+/// Operations whose transaction left nothing behind, and why.
+struct Lost {
+    jobs: Vec<Box<dyn Job>>,
+    error: EngineError,
+}
+
+impl Lost {
+    const fn none() -> Self {
+        Self::all(Vec::new(), EngineError::Gone)
+    }
+
+    const fn all(jobs: Vec<Box<dyn Job>>, error: EngineError) -> Self {
+        Self { jobs, error }
+    }
+
+    /// Answers what a finished transaction decided; the rest failed in it.
+    fn after(batch: Vec<Box<dyn Job>>) -> Self {
+        let (failed, decided): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.failed());
+        for job in decided {
+            job.answer(Fate::Settled);
+        }
+        Self::all(failed, EngineError::Gone)
     }
 }
 
-/// An unknown outcome is not a failure: the record says whether COMMIT happened.
-async fn look_up<O: Operation>(
-    connection: &mut SqliteConnection,
-    path: &Path,
-    (operation_id, value): (OperationId, O::Output),
-    error: sqlx::Error,
-) -> (Outcome<O>, Health) {
-    tracing::error!(%operation_id, ?error, "COMMIT failed");
-    // A COMMIT that failed may leave the transaction open, and inside it the record is visible: only
-    // another connection knows what is on disk, and the old one must let go of its lock first.
-    let unknown = || StoreError::OutcomeUnknown(operation_id).into();
-    let fresh = match sqlx::query("ROLLBACK").execute(&mut *connection).await {
-        Ok(_) | Err(sqlx::Error::Database(_)) => sqlite::reconnect_writer(path, false).await,
-        Err(error) => Err(error.into()),
-    };
-    let Ok(fresh) = fresh else {
-        return (Err(unknown()), Health::Doubtful);
-    };
-    *connection = fresh;
-    match audit::exists(connection, operation_id).await {
-        Ok(true) => (Ok(Committed { value }), Health::Good),
-        Ok(false) => (Err(StoreError::Unavailable(error).into()), Health::Good),
-        Err(_) => (Err(unknown()), Health::Doubtful),
+/// Runs operations in a transaction, each with a savepoint to go back to; whether any of them is to be
+/// committed.
+async fn apply(
+    connection: &mut Connection,
+    batch: &mut [Box<dyn Job>],
+) -> Result<bool, EngineError> {
+    let alone = batch.len() == 1;
+    let (mut any, mut savepoint) = (false, "SAVEPOINT operation");
+    for job in batch {
+        if !alone {
+            connection.script(savepoint).await?;
+        }
+        match job.apply(connection).await {
+            Applied::Done => {
+                any = true;
+                savepoint = "RELEASE SAVEPOINT operation; SAVEPOINT operation";
+            }
+            Applied::Refused | Applied::Failed => {
+                if !connection.in_transaction() {
+                    return Err(EngineError::Gone);
+                }
+                // The savepoint outlives going back to it.
+                savepoint = "ROLLBACK TO SAVEPOINT operation";
+            }
+        }
     }
+    if !alone && savepoint.starts_with("ROLLBACK") {
+        connection.script(savepoint).await?;
+    }
+    Ok(any)
 }

@@ -35,8 +35,9 @@ const ALLOWED: [(&str, &[&str]); 15] = [
 const LEAVES: [&str; 3] = ["domain", "clock", "telemetry"];
 
 /// Crates that only one place may name.
-const CONFINED: [(&str, &[&str]); 4] = [
+const CONFINED: [(&str, &[&str]); 5] = [
     ("axum", &["src/http"]),
+    ("rusqlite", &["src/store"]),
     ("sqlx", &["src/store"]),
     ("cryptoki", &["hsm"]),
     ("dkls23", &["mpc"]),
@@ -324,17 +325,22 @@ fn tests_that_security_md_names_exist() {
 }
 
 #[test]
-fn migrations_are_numbered_without_gaps_and_say_why() {
-    for (index, file) in files("migrations", "sql").iter().enumerate() {
-        let name = file.file_name().unwrap().to_str().unwrap();
+fn migrations_are_numbered_without_gaps_say_why_and_exist_for_both_engines() {
+    let names = |engine: &str| -> Vec<String> {
+        let name = |file: &PathBuf| file.file_name().unwrap().to_str().unwrap().to_owned();
+        let files = files(engine, "sql");
+        for file in &files {
+            let why = text(file);
+            assert!(why.starts_with("-- "), "{} says not why", file.display());
+        }
+        files.iter().map(name).collect()
+    };
+    let sqlite = names("migrations/sqlite");
+    assert_eq!(sqlite, names("migrations/postgres"));
+    for (name, number) in sqlite.iter().zip(1..) {
         assert!(
-            name.starts_with(&format!("{:04}_", index + 1)),
-            "{name} is not number {}",
-            index + 1
-        );
-        assert!(
-            text(file).starts_with("-- "),
-            "{name} does not say why in its first line"
+            name.starts_with(&format!("{number:04}_")),
+            "{name} is not number {number}"
         );
     }
 }

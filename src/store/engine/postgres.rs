@@ -1,0 +1,195 @@
+//! What is particular to PostgreSQL: how it is reached, deadlines, locks by key.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow, PgSslMode};
+use sqlx::query::Query;
+use sqlx::{
+    AssertSqlSafe, Column as _, ConnectOptions as _, PgConnection, Postgres, Row as _,
+    TypeInfo as _,
+};
+
+use super::{Cell, EngineError, Row, Value};
+use crate::store::location::PostgresOptions;
+
+/// Longest wait for an answer of the server, beyond its own limits for a statement and for a lock.
+const ANSWER: Duration = Duration::from_secs(8);
+
+/// A connection to a server.
+pub(in crate::store) struct Connection {
+    inner: PgConnection,
+    alive: bool,
+}
+
+impl Connection {
+    pub(super) async fn open(
+        options: &PostgresOptions,
+        read_only: bool,
+    ) -> Result<Self, EngineError> {
+        let mut connect = PgConnectOptions::new_without_pgpass()
+            .port(options.port)
+            .database(&options.database)
+            .username(&options.user)
+            .application_name("countersignd")
+            .options([
+                ("statement_timeout", "5s"),
+                ("lock_timeout", "4s"),
+                ("idle_in_transaction_session_timeout", "20s"),
+                ("default_transaction_isolation", "read committed"),
+                (
+                    "default_transaction_read_only",
+                    if read_only { "on" } else { "off" },
+                ),
+            ])
+            .disable_statement_logging();
+        connect = if Path::new(&options.host).is_absolute() {
+            connect.socket(&options.host)
+        } else {
+            connect.host(&options.host)
+        };
+        // Not "prefer": a connection that was meant to be encrypted is encrypted or it is none.
+        connect = match &options.ca_file {
+            Some(ca) => connect.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert(ca),
+            None => connect.ssl_mode(PgSslMode::Disable),
+        };
+        if let Some(password) = &options.password {
+            connect = connect.password(password.expose());
+        }
+        let inner = tokio::time::timeout(ANSWER, connect.connect())
+            .await
+            .map_err(|_| EngineError::Timeout)??;
+        let mut connection = Self { inner, alive: true };
+        if !read_only {
+            connection.check_durable().await?;
+        }
+        Ok(connection)
+    }
+
+    /// A server that forgets what it acknowledged, or that cannot write, is none.
+    async fn check_durable(&mut self) -> Result<(), EngineError> {
+        let rows = self
+            .query(
+                "SELECT current_setting('fsync'), current_setting('full_page_writes'), \
+                 current_setting('synchronous_commit'), CAST(pg_is_in_recovery() AS TEXT)",
+                &[],
+            )
+            .await?;
+        let row = rows.into_iter().next().ok_or(EngineError::Gone)?;
+        let mut columns = row.of("settings");
+        for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
+            let value = columns.text(setting).map_err(|_| EngineError::Gone)?;
+            if value == "off" {
+                return Err(EngineError::NotDurable(setting.to_owned()));
+            }
+        }
+        match columns.text("in_recovery") {
+            Ok(answer) if answer == "false" => Ok(()),
+            _ => Err(EngineError::Standby),
+        }
+    }
+
+    pub(super) async fn execute(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<u64, EngineError> {
+        let Self { inner, alive } = self;
+        let done = within(alive, bind(sql, values).execute(inner)).await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn query(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, EngineError> {
+        let Self { inner, alive } = self;
+        let rows = within(alive, bind(sql, values).fetch_all(inner)).await?;
+        rows.iter().map(row).collect()
+    }
+
+    pub(super) async fn script(&mut self, sql: &str) -> Result<(), EngineError> {
+        let Self { inner, alive } = self;
+        // The text is ours: a migration, a savepoint, or BEGIN with locks.
+        let script = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        within(alive, script.execute(inner)).await.map(|_| ())
+    }
+
+    /// Locks are taken in order, so that two transactions never wait for each other's.
+    pub(super) async fn begin(&mut self, keys: &[i64]) -> Result<(), EngineError> {
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        keys.dedup();
+        let locks = keys
+            .iter()
+            .map(|key| format!("; SELECT pg_advisory_xact_lock({key})"));
+        let sql: String = std::iter::once("BEGIN".to_owned()).chain(locks).collect();
+        self.script(&sql).await
+    }
+
+    pub(super) const fn alive(&self) -> bool {
+        self.alive
+    }
+}
+
+/// The answer, or a broken connection: whatever the server did with a question it did not answer in
+/// time, nothing more is asked on this connection.
+async fn within<T>(
+    alive: &mut bool,
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, EngineError> {
+    if !*alive {
+        return Err(EngineError::Gone);
+    }
+    // Also when the caller goes away in the middle of it.
+    *alive = false;
+    let answer = tokio::time::timeout(ANSWER, answer)
+        .await
+        .map_err(|_| EngineError::Timeout)?;
+    *alive = match &answer {
+        Ok(_) => true,
+        Err(sqlx::Error::Database(error)) => !ends_connection(error.code().as_deref()),
+        Err(_) => false,
+    };
+    Ok(answer?)
+}
+
+/// Classes 57 (shutdown, crash, administrator's command) and 08 (connection), except a cancelled
+/// statement; and 25P03, 25006: idle for too long, or the server has become a standby.
+fn ends_connection(code: Option<&str>) -> bool {
+    code.is_none_or(|code| {
+        (code.starts_with("57") && code != "57014")
+            || code.starts_with("08")
+            || code == "25P03"
+            || code == "25006"
+    })
+}
+
+fn bind<'q>(sql: &'static str, values: &[Value<'q>]) -> Query<'q, Postgres, PgArguments> {
+    let mut query = sqlx::query(sql);
+    for value in values {
+        query = match value.clone() {
+            Value::Int(value) => query.bind(value),
+            Value::Text(text) => query.bind(text),
+            Value::Bytes(bytes) => query.bind(bytes.map(std::borrow::Cow::into_owned)),
+        };
+    }
+    query
+}
+
+fn row(row: &PgRow) -> Result<Row, EngineError> {
+    let columns = row.columns().iter();
+    let cells: Result<Vec<Cell>, EngineError> = columns
+        .map(|column| {
+            let at = column.ordinal();
+            let cell = match column.type_info().name() {
+                "INT8" => row.try_get::<Option<i64>, _>(at)?.map(Cell::Int),
+                "BYTEA" => row.try_get::<Option<Vec<u8>>, _>(at)?.map(Cell::Bytes),
+                _ => row.try_get::<Option<String>, _>(at)?.map(Cell::Text),
+            };
+            Ok(cell.unwrap_or(Cell::Null))
+        })
+        .collect();
+    cells.map(Row::new)
+}

@@ -1,0 +1,201 @@
+//! What is particular to SQLite: how it is opened, on which thread it runs, the process lock.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{OpenFlags, ToSql};
+
+use super::{Cell, EngineError, Row, Value};
+use crate::store::StoreError;
+
+/// Longest wait for another process that has the file open, such as a backup.
+const BUSY: Duration = Duration::from_secs(5);
+/// Statements kept ready: all of ours.
+const STATEMENTS: usize = 128;
+
+/// A connection to a database file.
+pub(in crate::store) struct Connection {
+    /// Absent while a blocking thread has it, and for good if that query's caller went away.
+    inner: Option<rusqlite::Connection>,
+    reads_elsewhere: bool,
+}
+
+impl Connection {
+    pub(super) fn writer(path: &Path) -> Result<Self, EngineError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let inner = open(path, flags)?;
+        // FULL, not NORMAL: in WAL mode NORMAL may lose the last commits with the power, and a lost
+        // nonce reservation is a double payment.
+        inner.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON",
+        )?;
+        Ok(Self {
+            inner: Some(inner),
+            reads_elsewhere: false,
+        })
+    }
+
+    pub(super) fn reader(path: &Path) -> Result<Self, EngineError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Ok(Self {
+            inner: Some(open(path, flags)?),
+            reads_elsewhere: true,
+        })
+    }
+
+    pub(super) fn execute(
+        &self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<u64, EngineError> {
+        let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
+        let mut statement = inner.prepare_cached(sql)?;
+        bind(&mut statement, values)?;
+        let changed = statement.raw_execute()?;
+        Ok(u64::try_from(changed).unwrap_or(u64::MAX))
+    }
+
+    pub(super) async fn query(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, EngineError> {
+        if !self.reads_elsewhere {
+            let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
+            return query(inner, sql, values);
+        }
+        let inner = self.inner.take().ok_or(EngineError::Gone)?;
+        let values: Vec<Value<'static>> = values.iter().cloned().map(Value::into_owned).collect();
+        let done = tokio::task::spawn_blocking(move || {
+            let rows = query(&inner, sql, &values);
+            (inner, rows)
+        });
+        let (inner, rows) = done.await.map_err(|_| EngineError::Gone)?;
+        self.inner = Some(inner);
+        rows
+    }
+
+    pub(super) fn script(&self, sql: &str) -> Result<(), EngineError> {
+        let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
+        Ok(inner.execute_batch(sql)?)
+    }
+
+    /// SQLite ends a transaction by itself when the disk is full or fails.
+    pub(super) fn in_transaction(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_some_and(|inner| !inner.is_autocommit())
+    }
+
+    pub(super) const fn alive(&self) -> bool {
+        self.inner.is_some()
+    }
+}
+
+fn open(path: &Path, flags: OpenFlags) -> Result<rusqlite::Connection, EngineError> {
+    let connection = rusqlite::Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF")?;
+    Ok(connection)
+}
+
+fn query(
+    connection: &rusqlite::Connection,
+    sql: &'static str,
+    values: &[Value<'_>],
+) -> Result<Vec<Row>, EngineError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind(&mut statement, values)?;
+    let columns = statement.column_count();
+    let mut found = statement.raw_query();
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        let cells: Result<Vec<Cell>, EngineError> = (0..columns)
+            .map(|column| cell(row.get_ref(column)?))
+            .collect();
+        rows.push(Row::new(cells?));
+    }
+    Ok(rows)
+}
+
+/// To SQLite `$2` is a name, and its index is the order in which names appear: the number is ours to read.
+fn bind(statement: &mut rusqlite::Statement<'_>, values: &[Value<'_>]) -> Result<(), EngineError> {
+    for index in 1..=statement.parameter_count() {
+        let name = statement.parameter_name(index).unwrap_or_default();
+        let number = name
+            .strip_prefix('$')
+            .and_then(|digits| digits.parse::<usize>().ok());
+        let value = number.and_then(|number| values.get(number.checked_sub(1)?));
+        let value = value.ok_or(rusqlite::Error::InvalidParameterCount(
+            values.len(),
+            statement.parameter_count(),
+        ))?;
+        statement.raw_bind_parameter(index, value)?;
+    }
+    Ok(())
+}
+
+fn cell(value: ValueRef<'_>) -> Result<Cell, EngineError> {
+    Ok(match value {
+        ValueRef::Null => Cell::Null,
+        ValueRef::Integer(value) => Cell::Int(value),
+        ValueRef::Text(text) => Cell::Text(
+            String::from_utf8(text.to_vec())
+                .map_err(|error| rusqlite::Error::Utf8Error(0, error.utf8_error()))?,
+        ),
+        ValueRef::Blob(bytes) => Cell::Bytes(bytes.to_vec()),
+        ValueRef::Real(_) => return Err(rusqlite::Error::InvalidQuery.into()),
+    })
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let value = match self {
+            Self::Int(Some(value)) => ValueRef::Integer(*value),
+            Self::Text(Some(text)) => ValueRef::Text(text.as_bytes()),
+            Self::Bytes(Some(bytes)) => ValueRef::Blob(bytes),
+            Self::Int(None) | Self::Text(None) | Self::Bytes(None) => ValueRef::Null,
+        };
+        Ok(ToSqlOutput::Borrowed(value))
+    }
+}
+
+/// Makes the file: readable by its owner only, from its first byte on.
+pub(in crate::store) fn create_private(path: &Path) -> Result<(), EngineError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map(|_| ())
+        .map_err(EngineError::File)
+}
+
+/// Takes the process lock beside the database: orphaned checks are found at start, which is only
+/// true when no other process is still running them.
+pub(in crate::store) fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let failed = |source| StoreError::LockFile {
+        path: path.clone(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path)),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}

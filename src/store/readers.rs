@@ -1,0 +1,91 @@
+//! Connections for reading committed rows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::engine::{Connection, EngineError, Row, Value};
+use super::{Location, Reads, StoreError};
+
+/// Longest wait for a connection that others use.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A bounded set of connections, opened when they are first needed and again after they broke.
+#[derive(Clone)]
+pub(super) struct Readers {
+    location: Arc<Location>,
+    places: Arc<Semaphore>,
+    idle: Idle,
+}
+
+type Idle = Arc<Mutex<Vec<Connection>>>;
+
+impl Readers {
+    pub(super) fn new(location: Arc<Location>, count: usize) -> Self {
+        Self {
+            location,
+            places: Arc::new(Semaphore::new(count)),
+            idle: Idle::default(),
+        }
+    }
+
+    pub(super) async fn acquire(&self) -> Result<Reader, StoreError> {
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = tokio::time::timeout(PATIENCE, place).await;
+        let place = place
+            .map_err(|_| EngineError::Timeout)?
+            .map_err(|_| EngineError::Gone)?;
+        Ok(Reader {
+            connection: self.take(),
+            location: Arc::clone(&self.location),
+            idle: Arc::clone(&self.idle),
+            _place: place,
+        })
+    }
+
+    fn take(&self) -> Option<Connection> {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    }
+}
+
+/// A read-only view of committed rows.
+pub struct Reader {
+    connection: Option<Connection>,
+    location: Arc<Location>,
+    idle: Idle,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Reads for Reader {
+    async fn query(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        if let Some(mut connection) = self.connection.take() {
+            let rows = connection.query(sql, values).await;
+            if connection.alive() {
+                self.connection = Some(connection);
+                return Ok(rows?);
+            }
+            // It died while it was idle, or now: one more try on a new one. Reading changes nothing.
+        }
+        let mut connection = Connection::reader(&self.location).await?;
+        let rows = connection.query(sql, values).await;
+        self.connection = Some(connection);
+        Ok(rows?)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take().filter(Connection::alive) {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.push(connection);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The schema and its versions.
+//!
+//! A migration is one file per engine, `migrations/<engine>/NNNN_name.sql`, and one line here. It runs
+//! in a transaction together with the row that says so, so a schema is never between two versions.
+
+use sha2::{Digest, Sha256};
+
+use super::engine::{Connection, EngineError, values};
+use super::{Location, StoreError};
+use crate::clock;
+
+/// One step of the schema.
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+macro_rules! migrations {
+    ($($version:literal $name:literal $file:literal,)*) => {
+        &[$(Migration {
+            version: $version,
+            name: $name,
+            sqlite: include_str!(concat!("../../migrations/sqlite/", $file)),
+            postgres: include_str!(concat!("../../migrations/postgres/", $file)),
+        }),*]
+    };
+}
+
+/// In order, from 1, without a gap.
+const MIGRATIONS: &[Migration] = migrations![
+    1 "first_light" "0001_first_light.sql",
+];
+
+/// Held while the schema changes, so that two processes do not change it at once.
+const LOCK: i64 = 0x0063_6f75_6e74_6572;
+
+/// A step of the schema that was made, or would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its version, from 1.
+    pub version: i64,
+    /// Its name.
+    pub name: &'static str,
+}
+
+/// The version that this program works with.
+#[must_use]
+pub fn latest() -> i64 {
+    MIGRATIONS.last().map_or(0, |migration| migration.version)
+}
+
+/// Fails unless the schema is exactly the one that this program works with.
+pub(super) async fn check(connection: &mut Connection) -> Result<(), StoreError> {
+    let found = applied(connection).await?;
+    match found.cmp(&latest()) {
+        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Less => Err(StoreError::SchemaOld {
+            found,
+            needed: latest(),
+        }),
+        std::cmp::Ordering::Greater => Err(StoreError::SchemaNew {
+            found,
+            known: latest(),
+        }),
+    }
+}
+
+/// The steps that are missing.
+pub(super) async fn missing(connection: &mut Connection) -> Result<Vec<Step>, StoreError> {
+    let found = applied(connection).await?;
+    if found > latest() {
+        let known = latest();
+        return Err(StoreError::SchemaNew { found, known });
+    }
+    let steps = MIGRATIONS.iter().filter(|step| step.version > found);
+    Ok(steps
+        .map(|step| Step {
+            version: step.version,
+            name: step.name,
+        })
+        .collect())
+}
+
+/// Makes the steps that are missing, each in a transaction of its own; those that were made.
+pub(super) async fn migrate(
+    connection: &mut Connection,
+    location: &Location,
+) -> Result<Vec<Step>, StoreError> {
+    let mut made = Vec::new();
+    for step in missing(connection).await? {
+        let Some(migration) = MIGRATIONS
+            .iter()
+            .find(|known| known.version == step.version)
+        else {
+            continue;
+        };
+        connection.begin(&[LOCK]).await?;
+        let done = apply(connection, migration, location).await;
+        let ended = match &done {
+            Ok(_) => connection.script("COMMIT").await,
+            Err(_) => connection.script("ROLLBACK").await,
+        };
+        if done.map_err(|error| failed(migration, error))? {
+            made.push(step);
+        }
+        ended?;
+    }
+    Ok(made)
+}
+
+fn failed(migration: &Migration, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(error) => StoreError::Migrate {
+            version: migration.version,
+            name: migration.name,
+            source: error,
+        },
+        other => other,
+    }
+}
+
+/// False if another process made the step meanwhile.
+async fn apply(
+    connection: &mut Connection,
+    migration: &Migration,
+    location: &Location,
+) -> Result<bool, StoreError> {
+    if applied(connection).await? >= migration.version {
+        return Ok(false);
+    }
+    let sql = match location {
+        Location::Sqlite(_) => migration.sqlite,
+        Location::Postgres(_) => migration.postgres,
+    };
+    if migration.version == 1 {
+        connection.script(table(location)).await?;
+    }
+    connection.script(sql).await?;
+    let checksum: [u8; 32] = Sha256::digest(sql).into();
+    connection
+        .execute(
+            "INSERT INTO schema_versions (version, name, checksum, applied_at) \
+             VALUES ($1, $2, $3, $4)",
+            values![
+                migration.version,
+                migration.name,
+                &checksum,
+                clock::now().as_micros()
+            ],
+        )
+        .await?;
+    Ok(true)
+}
+
+/// The version of the schema; 0 for a database without one.
+async fn applied(connection: &mut Connection) -> Result<i64, StoreError> {
+    let catalog = match connection {
+        Connection::Sqlite(_) => {
+            "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = 'schema_versions'"
+        }
+        Connection::Postgres(_) => {
+            "SELECT COUNT(*) FROM pg_tables WHERE schemaname = current_schema() \
+             AND tablename = 'schema_versions'"
+        }
+    };
+    if number(connection, catalog).await? == 0 {
+        return Ok(0);
+    }
+    number(
+        connection,
+        "SELECT COALESCE(MAX(version), 0) FROM schema_versions",
+    )
+    .await
+}
+
+async fn number(connection: &mut Connection, sql: &'static str) -> Result<i64, StoreError> {
+    let row = connection.query(sql, &[]).await?.into_iter().next();
+    row.ok_or(EngineError::Gone)?
+        .of("schema_versions")
+        .int("version")
+}
+
+const fn table(location: &Location) -> &'static str {
+    match location {
+        Location::Sqlite(_) => {
+            "CREATE TABLE schema_versions (version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, \
+             checksum BLOB NOT NULL, applied_at INTEGER NOT NULL) STRICT"
+        }
+        Location::Postgres(_) => {
+            "CREATE TABLE schema_versions (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, \
+             checksum BYTEA NOT NULL, applied_at BIGINT NOT NULL)"
+        }
+    }
+}
