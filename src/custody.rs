@@ -17,11 +17,10 @@ use countersign_mpc::share::{P2Share, PublicShare};
 use countersign_mpc::signature::Signature;
 
 use crate::clock::{self, Timestamp};
-use crate::domain::{EnvironmentId, OperationId, SessionId, SessionKind, Suspicion, TenantId};
+use crate::domain::{EnvironmentId, SessionId, SessionKind, Suspicion, TenantId};
 use crate::gate::Permit;
 use crate::store::Committed;
 use crate::store::profiles::ProfileRow;
-use crate::store::sessions::SessionRow;
 use crate::store::shares::ShareRow;
 use crate::telemetry::metrics::{HsmCall, Metrics, Step, StepResult};
 
@@ -75,6 +74,7 @@ pub enum Failure {
 }
 
 /// How a step ended.
+#[must_use = "a step that ran must be concluded"]
 pub enum Verdict {
     /// It passed.
     Done(Product),
@@ -140,17 +140,6 @@ impl From<MpcError> for Verdict {
     }
 }
 
-/// A step that ended and must now be concluded.
-#[must_use = "a step that ran must be concluded"]
-pub struct Stepped {
-    /// The session, as it stands while the step runs.
-    pub session: SessionRow,
-    /// The permit it ran under.
-    pub permit_id: OperationId,
-    /// How it ended.
-    pub verdict: Verdict,
-}
-
 /// The shares' keeper.
 pub struct Custody {
     token: Token,
@@ -211,7 +200,7 @@ impl Custody {
         permit: Committed<Permit>,
         slot: EngineSlot,
         message: Message,
-    ) -> Stepped {
+    ) -> Verdict {
         let permit = permit.into_inner();
         let started = Instant::now();
         let step = step_label(permit.session().kind, permit.step());
@@ -225,11 +214,7 @@ impl Custody {
         drop(slot);
         self.metrics
             .mpc_step(step, verdict.result(), started.elapsed());
-        Stepped {
-            session: permit.session().clone(),
-            permit_id: permit.id(),
-            verdict,
-        }
+        verdict
     }
 
     /// Forgets the kept state of sessions that are past their time, and says how many live on.

@@ -7,7 +7,7 @@ use countersign_mpc::envelope::MessageType;
 use super::Error;
 use super::replies::Replies;
 use super::sealed::{Binding, Opener, SealedText, in_session};
-use super::steps::{AdmitStep, NotAdmitted, Steps};
+use super::steps::{AdmitStep, Admitted, NotAdmitted, Steps};
 use crate::clock;
 use crate::custody::Product;
 use crate::domain::{
@@ -210,7 +210,7 @@ impl CreateProfile {
                 next.session_id,
                 SessionKind::Keygen,
                 message,
-                move |session, product| finish(session, product, address),
+                move |admitted, product| finish(admitted, product, address),
             )
             .await?;
         self.remember(&reply, next.body_hash);
@@ -272,16 +272,16 @@ fn scope<'a>(applicant: &'a Applicant, key: &'a IdempotencyKey) -> Scope<'a> {
     }
 }
 
-fn finish_1(session: &SessionRow, product: Product) -> (Effect, Result<Reply, Error>) {
-    finish(session, product, None)
+fn finish_1(admitted: &Admitted, product: Product) -> (Effect, Result<Reply, Error>) {
+    finish(admitted, product, None)
 }
 
 fn finish(
-    session: &SessionRow,
+    admitted: &Admitted,
     product: Product,
     address: Option<[u8; 20]>,
 ) -> (Effect, Result<Reply, Error>) {
-    let (profile_id, session_id) = (session.profile_id, session.session_id);
+    let (profile_id, session_id) = (admitted.session.profile_id, admitted.session.session_id);
     match (product, address) {
         (Product::Message(message), _) => {
             let reply = Reply::Round1 {

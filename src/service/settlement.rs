@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::{Broadcast, Chains, Node, Outcome, Refusal};
 use crate::clock;
-use crate::domain::{SessionId, TransactionId};
+use crate::domain::TransactionId;
 use crate::store::transactions::{self, Progress, TransactionRow, TransactionState};
 use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx};
 use crate::telemetry::metrics::{Broadcast as Label, Metrics};
@@ -43,22 +43,6 @@ impl Settlement {
             chains,
             metrics,
             replaced: Mutex::default(),
-        }
-    }
-
-    /// Hands a just signed transaction to its node. `None` if its state could not be recorded: the
-    /// watch goes on with it.
-    pub async fn broadcast(&self, session: SessionId) -> Option<TransactionState> {
-        let row = async {
-            let mut reader = self.store.reader().await?;
-            transactions::of_session(&mut reader, session).await
-        };
-        match row.await {
-            Ok(row) => self.look_at(row?).await,
-            Err(error) => {
-                tracing::error!(?error, %session, "a signed transaction waits for its broadcast");
-                None
-            }
         }
     }
 
@@ -101,7 +85,9 @@ impl Settlement {
         transactions::due(&mut reader, clock::now()).await
     }
 
-    async fn look_at(&self, row: TransactionRow) -> Option<TransactionState> {
+    /// Looks once after a transaction, a just signed one among them: hands it to its node or asks for its
+    /// fate. `None` if its state could not be recorded: the watch goes on with it.
+    pub async fn look_at(&self, row: TransactionRow) -> Option<TransactionState> {
         // A chain that is no longer configured keeps its transactions; nothing is decided about them.
         let found = match self.chains.node(row.chain_id) {
             Some(node) => self.ask(node, &row).await,

@@ -12,7 +12,7 @@ use super::prepare_transaction::{chain_facts, denial};
 use super::replies::Replies;
 use super::sealed::{Opener, SealedText, in_session, round_of};
 use super::settlement::Settlement;
-use super::steps::{AdmitStep, Steps};
+use super::steps::{AdmitStep, Admitted, Steps};
 use crate::chain::{Chains, Unsigned1559};
 use crate::clock::{self, Timestamp};
 use crate::custody::Product;
@@ -27,7 +27,7 @@ use crate::sessions::conclude::Effect;
 use crate::sessions::{self, Arrival, Fresh, Refusal};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
-use crate::store::transactions::TransactionState;
+use crate::store::transactions::{TransactionRow, TransactionState};
 use crate::store::{
     AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, decisions, profiles, transactions,
 };
@@ -120,23 +120,26 @@ impl Sign {
         }
         sessions::usable(&profile)?;
         let (message_type, step) = round_of(&round.message).unwrap_or((MessageType::Sign1, 1));
-        // Refused early, and again inside the operation.
-        sessions::admit(&session, &self.arrival(step, round.body_hash))?;
+        // Refused early, and again inside the operation. What looks busy may be about to be concluded:
+        // the operation stands behind that conclusion and knows.
+        match sessions::admit(&session, &self.arrival(step, round.body_hash)) {
+            Ok(_) | Err(Refusal::Busy) => {}
+            Err(refusal) => return Err(refusal.into()),
+        }
         let binding = in_session(message_type, &owner, &session);
         let message = self.opener.open(binding, &round.message).await?;
         let admission = AdmitStep::new(&self.steps, &owner, &session, (step, round.body_hash));
-        let payload = self.payload(session.session_id).await?;
-        let reply = self
+        let made = self
             .steps
             .run(
                 admission,
                 session.session_id,
                 SessionKind::Sign,
                 message,
-                |session, product| finish(session, product, &payload),
+                finish,
             )
             .await?;
-        self.deliver(reply, round.body_hash).await
+        self.deliver(made, round.body_hash).await
     }
 
     /// Starts the next attempt of a session that was given up.
@@ -213,12 +216,6 @@ impl Sign {
         }))
     }
 
-    async fn payload(&self, session: SessionId) -> Result<Vec<u8>, Error> {
-        let mut reader = self.steps.store.reader().await?;
-        let row = transactions::of_session(&mut reader, session).await?;
-        row.map(|row| row.payload).ok_or(Error::Internal)
-    }
-
     fn arrival(&self, step: u8, request_hash: [u8; 32]) -> Arrival {
         Arrival {
             step,
@@ -229,20 +226,22 @@ impl Sign {
     }
 
     /// Remembers a first answer; broadcasts what a second one signed.
-    async fn deliver(&self, reply: Reply, body_hash: [u8; 32]) -> Result<Reply, Error> {
-        match reply {
-            Reply::Round1 { session_id, .. } => {
+    async fn deliver(&self, made: Made, body_hash: [u8; 32]) -> Result<Reply, Error> {
+        match made {
+            Made::Message(session_id, message) => {
+                let reply = Reply::Round1 {
+                    session_id,
+                    message,
+                };
                 self.replies
                     .put(session_id, body_hash, reply.clone(), clock::now());
                 Ok(reply)
             }
-            Reply::Signed {
-                session_id,
-                tx_hash,
-                state,
-            } => {
+            Made::Transaction(row) => {
+                let (session_id, signed) = (row.session_id, row.state);
+                let tx_hash = row.tx_hash.ok_or(Error::Internal)?;
                 self.replies.forget(session_id);
-                let state = self.settlement.broadcast(session_id).await.unwrap_or(state);
+                let state = self.settlement.look_at(*row).await.unwrap_or(signed);
                 Ok(Reply::Signed {
                     session_id,
                     tx_hash,
@@ -253,12 +252,15 @@ impl Sign {
     }
 }
 
-fn finish(
-    session: &SessionRow,
-    product: Product,
-    payload: &[u8],
-) -> (Effect, Result<Reply, Error>) {
-    let session_id = session.session_id;
+/// What a step made.
+enum Made {
+    /// Our message after the wallet's first.
+    Message(SessionId, String),
+    /// The signed transaction, as it was committed.
+    Transaction(Box<TransactionRow>),
+}
+
+fn finish(admitted: &Admitted, product: Product) -> (Effect, Result<Made, Error>) {
     let failed = |reason: &str| {
         let effect = Effect::Abort {
             reason: reason.to_owned(),
@@ -266,33 +268,31 @@ fn finish(
         };
         (effect, Err(Error::Internal))
     };
-    match product {
-        Product::Message(message) => {
-            let reply = Reply::Round1 {
-                session_id,
-                message,
-            };
-            (Effect::Advance, Ok(reply))
+    match (product, &admitted.transaction) {
+        (Product::Message(message), _) => {
+            let made = Made::Message(admitted.session.session_id, message);
+            (Effect::Advance, Ok(made))
         }
-        Product::Signature(signature) => {
-            let signed = Unsigned1559::from_payload(payload).and_then(|unsigned| {
+        (Product::Signature(signature), Some(row)) => {
+            let signed = Unsigned1559::from_payload(&row.payload).and_then(|unsigned| {
                 unsigned.sign(signature.r(), signature.s(), signature.y_parity())
             });
             let Ok(signed) = signed else {
                 return failed("the signed transaction does not encode");
             };
-            let reply = Reply::Signed {
-                session_id,
-                tx_hash: signed.hash,
+            let row = TransactionRow {
                 state: TransactionState::Broadcasting,
+                raw: Some(signed.raw.clone()),
+                tx_hash: Some(signed.hash),
+                ..row.clone()
             };
             let effect = Effect::Sign {
                 raw: signed.raw,
                 tx_hash: signed.hash,
             };
-            (effect, Ok(reply))
+            (effect, Ok(Made::Transaction(Box::new(row))))
         }
-        Product::Share { .. } | Product::Proven(_) => failed("the step made something else"),
+        _ => failed("the step made something else"),
     }
 }
 

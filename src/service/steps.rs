@@ -11,9 +11,10 @@ use countersign_mpc::error::MpcError;
 use tokio_util::task::TaskTracker;
 
 use super::Error;
-use crate::custody::{Custody, Failure, Message, Product, Stepped, Verdict};
+use crate::custody::{Custody, Failure, Message, Product, Verdict};
 use crate::domain::{
-    DeviceKeyId, InstanceId, OwnerId, ProfileId, SessionId, SessionKind, SessionState, TenantId,
+    DeviceKeyId, InstanceId, OperationId, OwnerId, ProfileId, SessionId, SessionKind, SessionState,
+    TenantId,
 };
 use crate::gate::{self, Permit};
 use crate::identity::owner::Owner;
@@ -23,8 +24,10 @@ use crate::sessions::lifecycle::{self, Orphan};
 use crate::sessions::{self, Arrival, Lifetimes, Refusal};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
+use crate::store::transactions::TransactionRow;
 use crate::store::{
-    AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx, profiles,
+    AuditEvent, AuditRecord, CommitError, Key, Operation, Reservation, Store, StoreError, Tx,
+    profiles,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -32,6 +35,16 @@ use crate::telemetry::metrics::Metrics;
 const SUPERSEDE_AFTER: i64 = 5;
 /// Pause before a conclusion is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What a step runs for.
+pub struct Admitted {
+    /// The session, as it stands while the step runs.
+    pub session: SessionRow,
+    /// The permit it runs under.
+    pub permit_id: OperationId,
+    /// The transaction that is signed, in a signing session.
+    pub transaction: Option<TransactionRow>,
+}
 
 /// Runs steps.
 pub struct Steps {
@@ -72,6 +85,9 @@ impl Steps {
     /// Admits a step, runs it and concludes it. `finish` says what the product is worth and what
     /// the wallet is told. To be called inside [`Steps::detached`].
     ///
+    /// The place of the conclusion is reserved before anything begins: whatever waits in the queue,
+    /// a verdict finds its place.
+    ///
     /// # Errors
     /// As the admission, the step or the conclusion says.
     pub async fn run<A, R>(
@@ -80,7 +96,7 @@ impl Steps {
         id: SessionId,
         kind: SessionKind,
         message: Message,
-        finish: impl FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>) + Send,
+        finish: impl FnOnce(&Admitted, Product) -> (Effect, Result<R, Error>) + Send,
     ) -> Result<R, Error>
     where
         A: Operation<Output = Permit>,
@@ -89,34 +105,43 @@ impl Steps {
     {
         let place = self.custody.queue(kind).ok_or(Error::Overloaded)?;
         let slot = self.custody.slot(place).await;
-        let _running = self.running.enter(id);
+        let place = self.store.reserve()?;
+        let running = self.running.enter(id);
         let permit = self.store.commit(admission).await?;
         self.metrics.permit_given();
         self.metrics.step_recorded();
-        let (session, permit_id) = (permit.get().session().clone(), permit.get().id());
+        let admitted = Admitted {
+            session: permit.get().session().clone(),
+            permit_id: permit.get().id(),
+            transaction: permit.get().transaction().cloned(),
+        };
         let custody = Arc::clone(&self.custody);
-        let stepped = tokio::spawn(async move { custody.step(permit, slot, message).await });
-        let stepped = stepped.await.unwrap_or_else(|_| Stepped {
-            session,
-            permit_id,
-            verdict: MpcError::Panicked.into(),
-        });
-        self.conclude(stepped, finish).await
+        let verdict = tokio::spawn(async move { custody.step(permit, slot, message).await });
+        let verdict = verdict.await.unwrap_or_else(|_| MpcError::Panicked.into());
+        let (conclusion, reply) = self.judge(admitted, verdict, finish);
+        let ordinary = kind == SessionKind::Sign && matches!(conclusion.effect, Effect::Advance);
+        let durable = self.insist(conclusion, place, running);
+        // The one answer that does not wait for its record: the next message of the session is admitted
+        // behind it in any case, and losing it counts as a suspect event.
+        if ordinary {
+            self.tasks.spawn(durable);
+        } else {
+            durable.await.map_err(|Gone| Refusal::Over)?;
+        }
+        reply
     }
 
-    async fn conclude<R>(
+    /// What a verdict means for the session and for the wallet.
+    fn judge<R>(
         &self,
-        stepped: Stepped,
-        finish: impl FnOnce(&SessionRow, Product) -> (Effect, Result<R, Error>),
-    ) -> Result<R, Error> {
-        let Stepped {
-            session,
-            permit_id,
-            verdict,
-        } = stepped;
-        let round = round(&session);
+        admitted: Admitted,
+        verdict: Verdict,
+        finish: impl FnOnce(&Admitted, Product) -> (Effect, Result<R, Error>),
+    ) -> (Conclude, Result<R, Error>) {
+        let session = &admitted.session;
+        let round = round(session);
         let (effect, reply) = match verdict {
-            Verdict::Done(product) => finish(&session, product),
+            Verdict::Done(product) => finish(&admitted, product),
             Verdict::NotRun => (Effect::NotRun, Err(Error::DuoNodeUnavailable)),
             Verdict::Ban { reason } => {
                 tracing::error!(profile = %session.profile_id, session = %session.session_id, reason, "the counterparty is banned");
@@ -135,35 +160,44 @@ impl Steps {
             self.custody.forget(session.session_id);
         }
         let conclusion = Conclude {
-            session,
-            permit_id,
+            session: admitted.session,
+            permit_id: admitted.permit_id,
             effect,
             lifetimes: self.lifetimes,
         };
-        self.insist(conclusion)
-            .await
-            .map_err(|Gone| Refusal::Over)?;
-        reply
+        (conclusion, reply)
     }
 
     /// Commits a conclusion, however long the store is away. A verdict is never dropped, and the key
-    /// stays locked until it is durable.
-    async fn insist(&self, conclusion: Conclude) -> Result<(), Gone> {
-        let mut maybe_done = false;
-        loop {
-            match self.store.conclude(conclusion.clone()).await {
-                Ok(done) => {
-                    done.into_inner();
-                    return Ok(());
+    /// stays locked until it is durable. It is handed over at once; the future waits for its answer.
+    fn insist(
+        &self,
+        conclusion: Conclude,
+        place: Reservation,
+        running: Entered,
+    ) -> impl Future<Output = Result<(), Gone>> + Send + use<> {
+        let store = self.store.clone();
+        let first = store.conclude_reserved(conclusion.clone(), place);
+        async move {
+            let _running = running;
+            let mut answer = first.await;
+            let mut maybe_done = false;
+            loop {
+                match answer {
+                    Ok(done) => {
+                        done.into_inner();
+                        return Ok(());
+                    }
+                    // An earlier try, whose outcome was unknown, was committed after all.
+                    Err(CommitError::Refused(Gone)) if maybe_done => return Ok(()),
+                    Err(CommitError::Refused(Gone)) => return Err(Gone),
+                    Err(CommitError::Store(error)) => {
+                        maybe_done |= matches!(error, StoreError::OutcomeUnknown(_));
+                        tracing::error!(?error, session = %conclusion.session.session_id, "a step ended and is not concluded yet");
+                        tokio::time::sleep(RETRY).await;
+                    }
                 }
-                // An earlier try, whose outcome was unknown, was committed after all.
-                Err(CommitError::Refused(Gone)) if maybe_done => return Ok(()),
-                Err(CommitError::Refused(Gone)) => return Err(Gone),
-                Err(CommitError::Store(error)) => {
-                    maybe_done |= matches!(error, StoreError::OutcomeUnknown(_));
-                    tracing::error!(?error, session = %conclusion.session.session_id, "a step ended and is not concluded yet");
-                    tokio::time::sleep(RETRY).await;
-                }
+                answer = store.conclude(conclusion.clone()).await;
             }
         }
     }
