@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::store::Location;
 
 /// Holds one of the two shares of every wallet's key and signs together with the wallet.
 ///
@@ -162,7 +163,9 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
 }
 
 fn load(option: &ConfigOption) -> Result<Config, Failure> {
-    Config::load(&option.config).map_err(Failure::usage)
+    let config = Config::load(&option.config).map_err(Failure::usage)?;
+    refuse_driver_settings(&config.store)?;
+    Ok(config)
 }
 
 /// A setting that has no effect is worse than none (`protocol.md` A40): `COUNTERSIGN_DEV=1` stops the
@@ -173,11 +176,26 @@ fn refuse_settings_from_the_environment(
     let ours = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(b"COUNTERSIGN_");
     match names.find(ours) {
         None => Ok(()),
-        Some(name) => Err(Failure::usage(format!(
-            "countersignd takes no settings from the environment: unset {} and use the configuration file",
-            name.display()
-        ))),
+        Some(name) => Err(setting_from_the_environment(&name.display())),
     }
+}
+
+/// What PostgreSQL's driver would take from the environment beside our configuration: `PGOPTIONS` alone could make
+/// commits that are lost with the power.
+const DRIVER_SETTINGS: [&str; 4] = ["PGOPTIONS", "PGPASSWORD", "PGSSLCERT", "PGSSLKEY"];
+
+fn refuse_driver_settings(location: &Location) -> Result<(), Failure> {
+    let set = |name: &&&str| std::env::var_os(name).is_some();
+    match (location, DRIVER_SETTINGS.iter().find(set)) {
+        (Location::Postgres(_), Some(name)) => Err(setting_from_the_environment(name)),
+        _ => Ok(()),
+    }
+}
+
+fn setting_from_the_environment(name: &dyn std::fmt::Display) -> Failure {
+    Failure::usage(format!(
+        "countersignd takes no settings from the environment: unset {name} and use the configuration file"
+    ))
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@
 //! are relative to the configuration file.
 
 mod file;
+mod secret_file;
+mod store;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
@@ -15,6 +18,9 @@ use url::Url;
 use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::AllowList;
+use crate::store::Location;
+
+pub use store::{PostgresTable, StoreProblem};
 
 /// Everything `countersignd` was told.
 pub struct Config {
@@ -36,8 +42,8 @@ pub struct Config {
     pub clients: AllowList,
     /// The token.
     pub hsm: Hsm,
-    /// The database file.
-    pub store: PathBuf,
+    /// The database.
+    pub store: Arc<Location>,
     /// The chains we sign for; ids are distinct.
     pub chains: Vec<Chain>,
     /// Limits of the MPC engine.

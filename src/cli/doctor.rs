@@ -1,6 +1,7 @@
 //! `countersignd doctor`: one line for each thing that must be right, with the way out when it is not.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use countersign_hsm::{KekName, Purpose, Token};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -11,7 +12,7 @@ use crate::chain::{Chains, NodeLimits};
 use crate::clock;
 use crate::config::{Chain, Config, Listener};
 use crate::http::tls;
-use crate::store::{Location, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// A certificate that expires sooner is reported.
 const RENEW_BEFORE_DAYS: i64 = 30;
@@ -172,7 +173,7 @@ fn missing(owner: &str) -> Failure {
 }
 
 async fn database(config: &Config) -> Result<String, Failure> {
-    let store = match Store::open(Location::Sqlite(config.store.clone())).await {
+    let store = match Store::open(Arc::clone(&config.store)).await {
         Ok(store) => store,
         Err(StoreError::InUse(_)) => return Ok("in use by a running countersignd".to_owned()),
         Err(error) => return Err(error.into()),
@@ -184,7 +185,7 @@ async fn database(config: &Config) -> Result<String, Failure> {
     Environment::configured(config)
         .agrees("database", found)
         .map_err(EnvironmentError::failure)?;
-    Ok(format!("{}, schema up to date", config.store.display()))
+    Ok(format!("{}, schema up to date", config.store))
 }
 
 async fn check_chains(report: &mut Report, configured: Vec<Chain>) {

@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use countersign_hsm::{KekName, Purpose, Token};
 
@@ -26,7 +27,7 @@ use plan::Plan;
 /// Options of `countersignd init`.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Directory to create: configuration, database and, for development, certificates
+    /// Directory to create: configuration, SQLite database and, for development, certificates
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// "development" (test chains, software tokens allowed) or "production"; it can never be changed
@@ -68,6 +69,47 @@ pub struct Options {
     /// A client by name in its certificate, "spiffe://domain/path=role" or "dns:host=role" (production)
     #[arg(long, value_name = "SAN=ROLE", value_parser = plan::client)]
     client: Vec<plan::Client>,
+    #[command(flatten)]
+    postgres: PostgresArgs,
+}
+
+/// Where the database is, unless it is a SQLite file in `--dir`.
+#[derive(clap::Args)]
+#[command(next_help_heading = "PostgreSQL instead of a SQLite file in --dir")]
+struct PostgresArgs {
+    /// Server of an empty database that exists: a host name, always with TLS, or the directory of its socket
+    #[arg(long, value_name = "HOST")]
+    postgres_host: Option<String>,
+    /// Its port
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value = "5432",
+        requires = "postgres_host"
+    )]
+    postgres_port: u16,
+    /// Name of the database
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "countersign",
+        requires = "postgres_host"
+    )]
+    postgres_database: String,
+    /// Role that owns the database; it makes the tables and needs nothing else
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "countersign",
+        requires = "postgres_host"
+    )]
+    postgres_user: String,
+    /// File with the role's password, mode 600; not needed where the server knows the system user ("peer")
+    #[arg(long, value_name = "FILE", requires = "postgres_host")]
+    postgres_password_file: Option<PathBuf>,
+    /// CA of the server's certificate, PEM; needed with a host name, which the certificate must carry
+    #[arg(long, value_name = "FILE", requires = "postgres_host")]
+    postgres_ca: Option<PathBuf>,
 }
 
 /// Why an environment cannot be made.
@@ -103,6 +145,7 @@ enum InitError {
 /// an environment or the token is not fit for this kind.
 pub async fn run(options: &Options) -> Result<(), Failure> {
     let plan = Plan::new(options).map_err(Failure::usage)?;
+    super::refuse_driver_settings(&plan.location)?;
     let paths = Paths::new(&plan.directory);
     if paths.config.exists() {
         return finished(&paths);
@@ -131,8 +174,8 @@ async fn make(plan: &Plan, paths: &Paths, token: &Token) -> Result<Environment, 
     }
     files::directory(&plan.directory)?;
     files::write(&paths.pending, &environment.encode(), Access::Private)?;
+    make_database(&plan.location, &environment).await?;
     let identity_key = make_keys(token, &environment).await?;
-    make_database(&paths.database, &environment).await?;
     render::write(plan, paths, &environment, &identity_key)?;
     files::remove(&paths.pending)?;
     Ok(environment)
@@ -142,7 +185,6 @@ async fn make(plan: &Plan, paths: &Paths, token: &Token) -> Result<Environment, 
 struct Paths {
     config: PathBuf,
     client: PathBuf,
-    database: PathBuf,
     pki: PathBuf,
     pending: PathBuf,
 }
@@ -152,7 +194,6 @@ impl Paths {
         Self {
             config: directory.join("countersignd.toml"),
             client: directory.join("client.toml"),
-            database: directory.join("countersign.db"),
             pki: directory.join("pki"),
             pending: directory.join("init.pending"),
         }
@@ -216,13 +257,13 @@ async fn make_keys(token: &Token, environment: &Environment) -> Result<[u8; 65],
     Ok(token.public_key(identity).await?)
 }
 
-async fn make_database(path: &Path, environment: &Environment) -> Result<(), Failure> {
+async fn make_database(location: &Arc<Location>, environment: &Environment) -> Result<(), Failure> {
     let record = EnvironmentRecord {
         id: environment.id,
         kind: environment.kind,
         created_at: clock::now(),
     };
-    match Store::create(Location::Sqlite(path.to_owned()), &record).await {
+    match Store::create(Arc::clone(location), &record).await {
         Ok(_) => Ok(()),
         Err(error @ StoreError::EnvironmentExists(_)) => Err(Failure::environment(error)),
         Err(error) => Err(error.into()),
@@ -238,10 +279,7 @@ fn summary(plan: &Plan, paths: &Paths, environment: &Environment) {
         plan.hsm.token_label,
         short(id)
     ));
-    output::line(format_args!(
-        "  database       {}",
-        paths.database.display()
-    ));
+    output::line(format_args!("  database       {}", plan.location));
     output::line(format_args!("  configuration  {}", paths.config.display()));
     if *kind == EnvironmentKind::Development {
         output::line(format_args!(

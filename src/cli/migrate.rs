@@ -1,8 +1,10 @@
 //! `countersignd migrate`: brings the database's schema to the version of this program.
 
+use std::sync::Arc;
+
 use super::{Failure, output};
 use crate::config::Config;
-use crate::store::{Location, Store, schema};
+use crate::store::{Store, schema};
 
 /// Options of `migrate`.
 #[derive(clap::Args)]
@@ -16,8 +18,7 @@ pub(super) struct Options {
 
 /// Makes the missing steps of the schema, or lists them.
 pub(super) async fn run(config: &Config, options: &Options) -> Result<(), Failure> {
-    let location = Location::Sqlite(config.store.clone());
-    let steps = Store::migrate(location, options.dry_run).await?;
+    let steps = Store::migrate(Arc::clone(&config.store), options.dry_run).await?;
     let done = if options.dry_run {
         "would make"
     } else {

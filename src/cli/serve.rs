@@ -32,7 +32,7 @@ use crate::service::show::Show;
 use crate::service::sign::Sign;
 use crate::service::steps::{Running, Steps, adopt_orphans};
 use crate::sessions::Lifetimes;
-use crate::store::{Location, Store};
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{Check, Readiness};
 
@@ -109,7 +109,7 @@ impl Appliance {
             .confirm(&token)
             .await
             .map_err(EnvironmentError::failure)?;
-        let store = Store::open(Location::Sqlite(config.store.clone())).await?;
+        let store = Store::open(Arc::clone(&config.store)).await?;
         let found = Environment {
             id: store.environment_id(),
             kind: store.environment_kind(),

@@ -4,19 +4,22 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::secret_file::{self, SecretFileError};
+use super::store::{StoreProblem, StoreTable};
 use super::{
     Chain, Config, ConfigError, Hsm, HsmProfile, Limits, Listener, Mpc, TlsFiles, is_plain_url,
 };
 use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::{AllowList, Role, SubjectName};
+use crate::store::Location;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +29,7 @@ struct File {
     api: ListenerTable,
     operator: ListenerTable,
     hsm: HsmTable,
+    #[serde(default)]
     store: StoreTable,
     #[serde(default)]
     tenant: Vec<TenantTable>,
@@ -89,12 +93,6 @@ struct HsmTable {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoreTable {
-    path: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ChainTable {
     id: u64,
     rpc_url: Option<String>,
@@ -129,7 +127,7 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         clients: checker.clients(file.client, &tenants)?,
         tenants,
         hsm: checker.hsm(file.hsm)?,
-        store: checker.resolve(&file.store.path),
+        store: Arc::new(checker.store(file.store)?),
         chains: checker.chains(file.chain, kind)?,
         mpc: checker.mpc(&file.mpc)?,
     })
@@ -201,20 +199,11 @@ impl<'a> Checker<'a> {
     /// The file exists and nobody but its owner may access it.
     fn private(&self, key: &str, path: &Path) -> Result<PathBuf, ConfigError> {
         let file = self.resolve(path);
-        let metadata = fs::metadata(&file).map_err(|cause| self.unreadable(key, &file, cause))?;
-        let mode = metadata.permissions().mode();
-        if mode & forbidden_bits(&file) == 0 {
-            return Ok(file);
-        }
-        Err(self.invalid(
-            key,
-            format!(
-                "others than its owner may access {} (mode {:03o})",
-                file.display(),
-                mode & 0o777
-            ),
-            format!("run: chmod 600 {}", file.display()),
-        ))
+        secret_file::check(&file).map_err(|error| match error {
+            SecretFileError::Unreadable(cause) => self.unreadable(key, &file, cause),
+            SecretFileError::Open { problem, instead } => self.invalid(key, problem, instead),
+        })?;
+        Ok(file)
     }
 
     fn environment_id(&self, text: &str) -> Result<EnvironmentId, ConfigError> {
@@ -363,6 +352,27 @@ impl<'a> Checker<'a> {
         })
     }
 
+    fn store(&self, table: StoreTable) -> Result<Location, ConfigError> {
+        let key = |key: &str| match key {
+            "" => "store".to_owned(),
+            key => format!("store.postgres.{key}"),
+        };
+        table
+            .location(self.directory)
+            .map_err(|problem| match problem {
+                StoreProblem::Invalid {
+                    key: name,
+                    problem,
+                    instead,
+                } => self.invalid(&key(name), problem, instead),
+                StoreProblem::Unreadable {
+                    key: name,
+                    file,
+                    cause,
+                } => self.unreadable(&key(name), &file, cause),
+            })
+    }
+
     fn chains(
         &self,
         tables: Vec<ChainTable>,
@@ -450,12 +460,4 @@ fn count(value: Option<NonZeroU32>, default: usize) -> usize {
     value.map_or(default, |value| {
         usize::try_from(value.get()).unwrap_or(usize::MAX)
     })
-}
-
-/// systemd grants a service its credential by ACL, which shows as the group's read bit.
-fn forbidden_bits(path: &Path) -> u32 {
-    match std::env::var_os("CREDENTIALS_DIRECTORY") {
-        Some(directory) if path.starts_with(&directory) => 0o037,
-        _ => 0o077,
-    }
 }

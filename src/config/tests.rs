@@ -1,7 +1,13 @@
-#![expect(clippy::unwrap_used, clippy::too_many_lines, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    reason = "tests"
+)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -9,6 +15,7 @@ use tempfile::TempDir;
 use super::Config;
 use crate::domain::EnvironmentKind;
 use crate::identity::certificate::Role;
+use crate::store::{Location, PostgresOptions};
 
 const GOOD: &str = r#"
 audience = "signer.example"
@@ -55,6 +62,7 @@ impl Directory {
         for name in ["server.pem", "ca.pem", "module.so", "server-key.pem", "pin"] {
             directory.write(name, "x");
         }
+        directory.write("pg-password", "correct horse\n");
         directory.write("sepolia.url", "https://rpc.example/v3/token\n");
         directory
     }
@@ -84,7 +92,10 @@ fn a_complete_file_becomes_typed_values_with_defaults() {
     let directory = Directory::new();
     let config = directory.load(GOOD).unwrap();
     assert_eq!(config.environment_kind, EnvironmentKind::Development);
-    assert_eq!(config.store, directory.0.path().join("countersign.db"));
+    let Location::Sqlite(path) = &*config.store else {
+        panic!("{}", config.store);
+    };
+    assert_eq!(*path, directory.0.path().join("countersign.db"));
     assert_eq!(config.hsm.pin_file, directory.0.path().join("pin"));
     assert_eq!(config.mpc.session_ttl, Duration::from_secs(120));
     assert_eq!(config.mpc.kept_state_ttl, Duration::from_secs(60));
@@ -201,18 +212,165 @@ fn every_error_names_key_and_remedy() {
     }
 }
 
+const POSTGRES: &str = r#"[store.postgres]
+host = "db.example"
+database = "countersign"
+user = "signer"
+password_file = "pg-password"
+ca_file = "ca.pem"
+"#;
+
+const SQLITE: &str = "[store]\npath = \"countersign.db\"\n";
+
+fn postgres(directory: &Directory, old: &str, new: &str) -> Result<PostgresOptions, String> {
+    assert!(POSTGRES.contains(old), "{old}");
+    let store = POSTGRES.replacen(old, new, 1);
+    let config = directory.load(&GOOD.replacen(SQLITE, &store, 1))?;
+    match Arc::into_inner(config.store) {
+        Some(Location::Postgres(options)) => Ok(options),
+        _ => panic!("not PostgreSQL"),
+    }
+}
+
+#[test]
+fn a_postgresql_server_is_described_completely_and_nothing_comes_from_elsewhere() {
+    let directory = Directory::new();
+    let options = postgres(&directory, "", "").unwrap();
+    assert_eq!((options.host.as_str(), options.port), ("db.example", 5432));
+    assert_eq!(options.connections, 8);
+    assert_eq!(options.password.unwrap().expose(), "correct horse");
+    assert_eq!(options.ca_file, Some(directory.0.path().join("ca.pem")));
+
+    let socket = postgres(
+        &directory,
+        "host = \"db.example\"\n",
+        "host = \"/run/postgresql\"\nconnections = 64\nport = 5433\n",
+    );
+    let error = socket.err().unwrap();
+    assert!(
+        error.contains("store.postgres.ca_file: /run/postgresql is a socket, which is not encrypted; leave it out"),
+        "{error}"
+    );
+    let socket = POSTGRES
+        .replacen("db.example", "/run/postgresql", 1)
+        .replacen("ca_file = \"ca.pem\"", "connections = 64", 1)
+        .replacen("password_file = \"pg-password\"", "port = 5433", 1);
+    let config = directory.load(&GOOD.replacen(SQLITE, &socket, 1)).unwrap();
+    let Location::Postgres(options) = &*config.store else {
+        panic!("{}", config.store);
+    };
+    assert!(options.is_socket() && options.password.is_none() && options.ca_file.is_none());
+    assert_eq!((options.port, options.connections), (5433, 64));
+}
+
+#[test]
+fn every_error_about_the_database_names_key_and_remedy() {
+    let directory = Directory::new();
+    for (store, expected) in [
+        (
+            format!("{SQLITE}{POSTGRES}"),
+            "store: both path and [store.postgres] are given; remove one",
+        ),
+        (
+            String::new(),
+            "store: no database is given; write path = \"countersign.db\" for SQLite, or a table [store.postgres]",
+        ),
+        (
+            "[store]\n".to_owned(),
+            "store: no database is given; write path",
+        ),
+    ] {
+        let error = directory.load(&GOOD.replacen(SQLITE, &store, 1));
+        let error = error.err().unwrap();
+        assert!(error.contains(expected), "{error}");
+    }
+    for (old, new, expected) in [
+        (
+            "ca_file = \"ca.pem\"",
+            "",
+            "store.postgres.ca_file: db.example is reached over TCP, which is always encrypted; name the CA",
+        ),
+        (
+            "\"ca.pem\"",
+            "\"absent.pem\"",
+            "store.postgres.ca_file: cannot read",
+        ),
+        (
+            "\"pg-password\"",
+            "\"absent\"",
+            "store.postgres.password_file: cannot read",
+        ),
+        (
+            "\"signer\"",
+            "\"signer\"\npassword = \"t0p\"",
+            "unknown field `password`",
+        ),
+        (
+            "\"signer\"",
+            "\"\"",
+            "store.postgres.user: \"\" is no name; write the name that CREATE DATABASE or CREATE ROLE was given",
+        ),
+        (
+            "\"countersign\"",
+            "\"a\\u0000b\"",
+            "store.postgres.database: \"a\\0b\" is no name",
+        ),
+        (
+            "db.example",
+            "postgres://db.example",
+            "store.postgres.host: \"postgres://db.example\" is no host; write a host name or an address alone",
+        ),
+        (
+            "db.example",
+            "db.example:5432",
+            "store.postgres.host: \"db.example:5432\" is no host",
+        ),
+        (
+            "\"signer\"",
+            "\"signer\"\nport = 0",
+            "store.postgres.port: 0 is no port; leave it out for 5432",
+        ),
+        (
+            "\"signer\"",
+            "\"signer\"\nconnections = 0",
+            "store.postgres.connections: 0 connections; write 1 to 64",
+        ),
+        (
+            "\"signer\"",
+            "\"signer\"\nconnections = 65",
+            "store.postgres.connections: 65 connections; write 1 to 64",
+        ),
+    ] {
+        let error = postgres(&directory, old, new).err().unwrap();
+        assert!(error.contains(expected), "{new}: {error}");
+        assert!(!error.contains("t0p"), "{error}");
+    }
+    for text in ["", "\n", "one\ntwo\n", "one\0"] {
+        directory.write("pg-password", text);
+        let error = postgres(&directory, "", "").err().unwrap();
+        assert!(
+            error.contains(
+                "pg-password holds no password; write the password on its first and only line"
+            ),
+            "{error}"
+        );
+    }
+}
+
 #[test]
 fn secret_files_open_to_others_are_refused() {
+    let on_postgres = GOOD.replacen(SQLITE, POSTGRES, 1);
     for (name, key) in [
         ("pin", "hsm.pin_file"),
         ("server-key.pem", "api.key"),
         ("sepolia.url", "chain.rpc_url_file"),
+        ("pg-password", "store.postgres.password_file"),
     ] {
         for mode in [0o640, 0o604, 0o620] {
             let directory = Directory::new();
             let path = directory.0.path().join(name);
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            let error = directory.load(GOOD).err().unwrap();
+            let error = directory.load(&on_postgres).err().unwrap();
             assert!(
                 error.contains(&format!("{key}: others than its owner may access")),
                 "{error}"

@@ -4,16 +4,21 @@ use std::fs::metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf, absolute};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Options;
+use super::{Options, PostgresArgs};
 use crate::chain::NodeUrl;
-use crate::config::{Hsm, HsmProfile};
+use crate::config::{Hsm, HsmProfile, PostgresTable, StoreProblem};
 use crate::domain::EnvironmentKind;
 use crate::identity::certificate::{Role, SubjectName};
+use crate::store::Location;
 
 /// The tenant that an environment begins with.
 pub(super) const TENANT: &str = "default";
+
+/// The SQLite file, in the environment's directory.
+pub(super) const DATABASE: &str = "countersign.db";
 
 /// Key generation on an HSM may take long.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -55,6 +60,9 @@ pub(super) struct Plan {
     pub(super) operator_listen: SocketAddr,
     pub(super) rpc: Vec<Rpc>,
     pub(super) pki: Pki,
+    pub(super) location: Arc<Location>,
+    /// What the configuration says of [`Plan::location`], if it is a PostgreSQL server.
+    pub(super) postgres: Option<PostgresTable>,
 }
 
 /// Options that do not fit together.
@@ -73,6 +81,12 @@ pub(super) enum PlanError {
     Missing(&'static str),
     #[error("a development environment makes its own certificates: leave out {0}")]
     Surplus(&'static str),
+    #[error("--postgres-{option}: {problem}; {instead}")]
+    Postgres {
+        option: String,
+        problem: String,
+        instead: String,
+    },
     #[error("{} is not a usable path", path.display())]
     Path {
         path: PathBuf,
@@ -93,8 +107,14 @@ impl Plan {
             EnvironmentKind::Development => development(options)?,
             EnvironmentKind::Production => production(options)?,
         };
+        let directory = full(&options.dir)?;
+        let postgres = postgres(&options.postgres)?;
+        let location = match &postgres {
+            None => Location::Sqlite(directory.join(DATABASE)),
+            Some(table) => Location::Postgres(table.options(&directory)?),
+        };
         Ok(Self {
-            directory: full(&options.dir)?,
+            directory,
             kind: options.kind,
             audience,
             hsm: Hsm {
@@ -110,7 +130,46 @@ impl Plan {
             operator_listen: options.operator_listen,
             rpc: options.rpc.clone(),
             pki,
+            location: Arc::new(location),
+            postgres,
         })
+    }
+}
+
+fn postgres(options: &PostgresArgs) -> Result<Option<PostgresTable>, PlanError> {
+    let Some(host) = options.postgres_host.clone() else {
+        return Ok(None);
+    };
+    let file = |path: Option<&PathBuf>| path.map(|path| full(path)).transpose();
+    Ok(Some(PostgresTable {
+        host,
+        port: Some(options.postgres_port),
+        database: options.postgres_database.clone(),
+        user: options.postgres_user.clone(),
+        password_file: file(options.postgres_password_file.as_ref())?,
+        ca_file: file(options.postgres_ca.as_ref())?,
+        connections: None,
+    }))
+}
+
+/// The options are named after the keys, but for `--postgres-ca`.
+impl From<StoreProblem> for PlanError {
+    fn from(problem: StoreProblem) -> Self {
+        match problem {
+            StoreProblem::Invalid {
+                key,
+                problem,
+                instead,
+            } => Self::Postgres {
+                option: match key {
+                    "ca_file" => "ca".to_owned(),
+                    key => key.replace('_', "-"),
+                },
+                problem,
+                instead,
+            },
+            StoreProblem::Unreadable { file, cause, .. } => Self::Path { path: file, cause },
+        }
     }
 }
 

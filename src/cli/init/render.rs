@@ -6,13 +6,13 @@ use std::path::Path;
 
 use rcgen::SanType;
 
-use super::plan::{Client, Pki, Plan, Rpc, TENANT};
+use super::plan::{Client, DATABASE, Pki, Plan, Rpc, TENANT};
 use super::{Environment, Paths};
 use crate::cli::Failure;
 use crate::cli::files::{self, Access};
 use crate::cli::pki::{Authority, Issued, Usage, Validity};
 use crate::clock;
-use crate::config::{HsmProfile, is_plain_url};
+use crate::config::{HsmProfile, PostgresTable, is_plain_url};
 use crate::identity::certificate::{Role, SubjectName};
 
 const GATEWAY: &str = "spiffe://countersign.test/gateway";
@@ -156,7 +156,7 @@ fn config_toml(plan: &Plan, environment: &Environment) -> String {
          \n[environment]\nid = \"{id}\"\nkind = \"{kind}\"\n\
          {api}{operator}\
          \n[hsm]\nmodule = {module}\ntoken_label = {label}\npin_file = {pin}\nprofile = {profile}\n\
-         \n[store]\npath = \"countersign.db\"\n\
+         {store}\
          \n[[tenant]]\nname = \"{TENANT}\"\n",
         audience = quoted(&plan.audience),
         id = environment.id,
@@ -167,6 +167,7 @@ fn config_toml(plan: &Plan, environment: &Environment) -> String {
         label = quoted(&plan.hsm.token_label),
         pin = quoted(pin),
         profile = quoted(profile),
+        store = store_toml(plan.postgres.as_ref()),
     );
     for Client { san, role } in clients(plan) {
         append(
@@ -189,6 +190,37 @@ fn config_toml(plan: &Plan, environment: &Environment) -> String {
             append(
                 &mut text,
                 format_args!("rpc_url_file = {}\n", quoted(url_file(rpc))),
+            );
+        }
+    }
+    text
+}
+
+fn store_toml(postgres: Option<&PostgresTable>) -> String {
+    let Some(postgres) = postgres else {
+        return format!("\n[store]\npath = {}\n", quoted(DATABASE));
+    };
+    let PostgresTable {
+        host,
+        port,
+        database,
+        user,
+        password_file,
+        ca_file,
+        connections: _,
+    } = postgres;
+    let mut text = format!("\n[store.postgres]\nhost = {}\n", quoted(host));
+    if let Some(port) = port {
+        append(&mut text, format_args!("port = {port}\n"));
+    }
+    for (key, name) in [("database", database), ("user", user)] {
+        append(&mut text, format_args!("{key} = {}\n", quoted(name)));
+    }
+    for (key, file) in [("password_file", password_file), ("ca_file", ca_file)] {
+        if let Some(file) = file {
+            append(
+                &mut text,
+                format_args!("{key} = {}\n", quoted(file.display())),
             );
         }
     }

@@ -1,9 +1,10 @@
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use clap::Parser;
 
 use super::Options;
 use super::plan::{Pki, Plan};
+use crate::store::Location;
 
 #[derive(Parser)]
 struct Arguments {
@@ -66,6 +67,50 @@ fn options_that_do_not_fit_together_are_refused() {
             "the role is gateway, operator",
         ),
         ("--kind development --dev", "unexpected argument '--dev'"),
+    ] {
+        let error = plan(options).err().unwrap();
+        assert!(error.contains(expected), "{options}: {error}");
+    }
+}
+
+#[test]
+fn a_database_is_a_file_in_the_directory_or_the_postgresql_that_was_named() {
+    let plan = |more: &str| plan(format!("--kind development {more}").trim_end());
+    let file = plan("").unwrap().location.to_string();
+    assert!(file.ends_with("/env/countersign.db"), "{file}");
+
+    let socket = plan("--postgres-host /run/postgresql").unwrap();
+    let expected = "PostgreSQL database countersign at /run/postgresql:5432 as countersign";
+    assert_eq!(socket.location.to_string(), expected);
+    let tcp = plan(
+        "--postgres-host db.example --postgres-port 5433 --postgres-database d --postgres-user u --postgres-ca Cargo.toml",
+    );
+    let Location::Postgres(options) = &*tcp.unwrap().location else {
+        panic!("not PostgreSQL");
+    };
+    assert!(options.ca_file.as_ref().unwrap().is_absolute());
+
+    for (options, expected) in [
+        (
+            "--postgres-user u",
+            "required arguments were not provided:\n  --postgres-host <HOST>",
+        ),
+        (
+            "--postgres-host db.example",
+            "--postgres-ca: db.example is reached over TCP, which is always encrypted; name the CA",
+        ),
+        (
+            "--postgres-host db.example:5432 --postgres-ca Cargo.toml",
+            "--postgres-host: \"db.example:5432\" is no host",
+        ),
+        (
+            "--postgres-host db.example --postgres-ca absent.pem",
+            "absent.pem is not a usable path",
+        ),
+        (
+            "--postgres-host /run/postgresql --postgres-password-file Cargo.toml",
+            "--postgres-password-file: others than its owner may access",
+        ),
     ] {
         let error = plan(options).err().unwrap();
         assert!(error.contains(expected), "{options}: {error}");
