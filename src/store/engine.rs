@@ -326,6 +326,15 @@ impl Connection {
         }
     }
 
+    /// Whether the schema has this table.
+    pub(super) async fn has_table(&mut self, name: &str) -> Result<bool, EngineError> {
+        let sql = match self {
+            Self::Sqlite(_) => sqlite::TABLE,
+            Self::Postgres(_) => postgres::TABLE,
+        };
+        Ok(!self.query(sql, values![name]).await?.is_empty())
+    }
+
     /// Begins a transaction that writes, and takes the locks of these keys: operations on one key
     /// exclude each other, whichever process runs them. SQLite has one writer and needs no locks.
     pub(super) async fn begin(&mut self, keys: &[i64]) -> Result<(), EngineError> {
@@ -341,6 +350,16 @@ impl Connection {
         match self {
             Self::Sqlite(connection) => connection.in_transaction(),
             Self::Postgres(connection) => connection.alive(),
+        }
+    }
+
+    /// The engine's own view of a statement; an error if it cannot run. Only PostgreSQL knows the types of
+    /// its parameters and columns.
+    #[cfg(test)]
+    pub(super) async fn prepare(&mut self, sql: &str) -> Result<Vec<String>, EngineError> {
+        match self {
+            Self::Sqlite(connection) => connection.prepare(sql).map(|()| Vec::new()),
+            Self::Postgres(connection) => connection.prepare(sql).await,
         }
     }
 

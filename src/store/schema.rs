@@ -156,26 +156,10 @@ async fn apply(
 
 /// The version of the schema; 0 for a database without one.
 async fn applied(connection: &mut Connection) -> Result<i64, StoreError> {
-    let catalog = match connection {
-        Connection::Sqlite(_) => {
-            "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = 'schema_versions'"
-        }
-        Connection::Postgres(_) => {
-            "SELECT COUNT(*) FROM pg_tables WHERE schemaname = current_schema() \
-             AND tablename = 'schema_versions'"
-        }
-    };
-    if number(connection, catalog).await? == 0 {
+    if !connection.has_table("schema_versions").await? {
         return Ok(0);
     }
-    number(
-        connection,
-        "SELECT COALESCE(MAX(version), 0) FROM schema_versions",
-    )
-    .await
-}
-
-async fn number(connection: &mut Connection, sql: &'static str) -> Result<i64, StoreError> {
+    let sql = "SELECT COALESCE(MAX(version), 0) FROM schema_versions";
     let row = connection.query(sql, &[]).await?.into_iter().next();
     row.ok_or(EngineError::Gone)?
         .of("schema_versions")

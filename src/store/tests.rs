@@ -5,7 +5,10 @@
     reason = "tests"
 )]
 
+mod contract;
 mod database;
+mod drift;
+mod statements;
 
 use std::time::Duration;
 

@@ -16,6 +16,9 @@ use crate::store::location::PostgresOptions;
 /// Longest wait for an answer of the server, beyond its own limits for a statement and for a lock.
 const ANSWER: Duration = Duration::from_secs(8);
 
+/// A table by its name.
+pub(super) const TABLE: &str = "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema() AND CAST(tablename AS TEXT) = $1";
+
 /// A connection to a server.
 pub(in crate::store) struct Connection {
     inner: PgConnection,
@@ -114,6 +117,21 @@ impl Connection {
         // The text is ours: a migration, a savepoint, or BEGIN with locks.
         let script = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
         within(alive, script.execute(inner)).await.map(|_| ())
+    }
+
+    /// The types of a statement's parameters and columns.
+    #[cfg(test)]
+    pub(super) async fn prepare(&mut self, sql: &str) -> Result<Vec<String>, EngineError> {
+        use sqlx::{Executor as _, SqlSafeStr as _, Statement as _};
+        let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
+        let statement = within(&mut self.alive, (&mut self.inner).prepare(sql)).await?;
+        let parameters = statement.parameters().and_then(sqlx::Either::left);
+        let parameters = parameters.unwrap_or_default().iter();
+        let columns = statement.columns().iter().map(sqlx::Column::type_info);
+        Ok(parameters
+            .chain(columns)
+            .map(|kind| kind.name().to_owned())
+            .collect())
     }
 
     /// Locks are taken in order, so that two transactions never wait for each other's.

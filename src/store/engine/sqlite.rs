@@ -16,6 +16,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Statements kept ready: all of ours.
 const STATEMENTS: usize = 128;
 
+/// A table by its name.
+pub(super) const TABLE: &str = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = $1";
+
 /// A connection to a database file.
 pub(in crate::store) struct Connection {
     /// Absent while a blocking thread has it, and for good if that query's caller went away.
@@ -81,6 +84,13 @@ impl Connection {
     pub(super) fn script(&self, sql: &str) -> Result<(), EngineError> {
         let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
         Ok(inner.execute_batch(sql)?)
+    }
+
+    #[cfg(test)]
+    pub(super) fn prepare(&self, sql: &str) -> Result<(), EngineError> {
+        let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
+        inner.prepare(sql)?;
+        Ok(())
     }
 
     /// SQLite ends a transaction by itself when the disk is full or fails.

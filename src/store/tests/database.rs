@@ -67,9 +67,14 @@ impl Database {
             .unwrap()
     }
 
+    /// A connection beside the store's.
+    pub(in crate::store) async fn connection(&self) -> Connection {
+        Connection::writer(&self.location).await.unwrap()
+    }
+
     /// Somebody with the database in their hands.
     pub(in crate::store) async fn tamper(&self, sql: &str) {
-        let mut connection = Connection::writer(&self.location).await.unwrap();
+        let mut connection = self.connection().await;
         connection.script(sql).await.unwrap();
     }
 }
