@@ -10,7 +10,7 @@ use countersign_mpc::lp::Lp;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::audit::{self, StoredRecord, chained_after};
-use crate::store::{Store, StoreError};
+use crate::store::{Reads, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// How often the sequencer looks for new records.
@@ -81,11 +81,18 @@ pub enum Verified {
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn verify(store: &Store) -> Result<Verified, StoreError> {
+    verify_through(&mut store.reader().await?).await
+}
+
+/// As [`verify`], of a database that no store has open.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn verify_through(reads: &mut impl Reads) -> Result<Verified, StoreError> {
     let mut position = 0;
     let mut previous = [0; 32];
     loop {
-        let mut reader = store.reader().await?;
-        let links = chained_after(&mut reader, position, VERIFY_BATCH).await?;
+        let links = chained_after(reads, position, VERIFY_BATCH).await?;
         if links.is_empty() {
             return Ok(Verified::Intact(position));
         }

@@ -50,8 +50,9 @@ enum Verb {
     Serve(ConfigOption),
     /// Check configuration, certificates, token, database and chains; change nothing
     Doctor(ConfigOption),
-    /// Bring the database's schema to this version, while no countersignd serves it; back it up before
-    Migrate(migrate::Options),
+    /// Bring the database's schema to this version, while no countersignd serves it; back it up before.
+    /// Or copy an environment from SQLite to PostgreSQL
+    Migrate(Box<migrate::Options>),
 }
 
 #[derive(clap::Args)]
@@ -157,7 +158,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
                 serve::run(config).await
             }
             Verb::Doctor(option) => doctor::run(load(&option)?).await,
-            Verb::Migrate(options) => migrate::run(&load(&options.config)?, &options).await,
+            Verb::Migrate(options) => migrate::run(&options).await,
         }
     })
 }

@@ -19,6 +19,7 @@ use crate::domain::{
 use crate::telemetry::metrics::{Metrics, Outcome};
 
 pub mod audit;
+pub mod copy;
 pub mod decisions;
 pub mod devices;
 mod engine;
@@ -115,6 +116,11 @@ pub enum StoreError {
     /// The database already holds an environment.
     #[error("the database already holds environment {0}")]
     EnvironmentExists(EnvironmentId),
+    /// A copy into the database was interrupted, or is not finished yet.
+    #[error(
+        "the database holds an unfinished copy of an environment: run the same countersignd migrate --from again"
+    )]
+    CopyUnfinished,
     /// The database holds no environment: `countersignd init` was not run or not finished.
     #[error("the database holds no environment: run countersignd init")]
     NoEnvironment,
@@ -549,10 +555,9 @@ impl Opening {
         if let (Location::Sqlite(path), true) = (location, create) {
             engine::sqlite::create_private(path)?;
         }
-        Ok(Self {
-            connection: Connection::writer(location).await?,
-            lock,
-        })
+        let mut connection = Connection::writer(location).await?;
+        copy::marker::refuse_unfinished(&mut connection).await?;
+        Ok(Self { connection, lock })
     }
 }
 

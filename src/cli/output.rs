@@ -13,6 +13,11 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     println!("{text}");
 }
 
+/// How far long work is; no answer, so not on standard output.
+pub(crate) fn progress(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
 /// An error and every cause below it, one sentence.
 pub(crate) fn failure(error: &(dyn Error + Send + Sync)) {
     eprintln!("countersignd: {}", chain(error));

@@ -132,6 +132,11 @@ impl Row {
         }
     }
 
+    /// All of it.
+    pub(super) fn into_cells(self) -> Vec<Cell> {
+        self.cells.collect()
+    }
+
     /// The columns of a row of `table`.
     pub(super) fn of(self, table: &'static str) -> Columns {
         Columns {
@@ -333,6 +338,22 @@ impl Connection {
             Self::Postgres(_) => postgres::TABLE,
         };
         Ok(!self.query(sql, values![name]).await?.is_empty())
+    }
+
+    /// The query for every column of every table: table, column, type, place in the primary key from 1, or 0.
+    pub(super) const fn columns(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => sqlite::COLUMNS,
+            Self::Postgres(_) => postgres::COLUMNS,
+        }
+    }
+
+    /// The query for every table with a foreign key and the table that it refers to.
+    pub(super) const fn references(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => sqlite::REFERENCES,
+            Self::Postgres(_) => postgres::REFERENCES,
+        }
     }
 
     /// Begins a transaction that writes, and takes the locks of these keys: operations on one key

@@ -9,6 +9,9 @@ use super::engine::{Connection, EngineError, values};
 use super::{Location, StoreError};
 use crate::clock;
 
+/// The table of the steps that were made.
+pub(super) const VERSIONS: &str = "schema_versions";
+
 /// One step of the schema.
 struct Migration {
     version: i64,
@@ -156,14 +159,12 @@ async fn apply(
 
 /// The version of the schema; 0 for a database without one.
 async fn applied(connection: &mut Connection) -> Result<i64, StoreError> {
-    if !connection.has_table("schema_versions").await? {
+    if !connection.has_table(VERSIONS).await? {
         return Ok(0);
     }
     let sql = "SELECT COALESCE(MAX(version), 0) FROM schema_versions";
     let row = connection.query(sql, &[]).await?.into_iter().next();
-    row.ok_or(EngineError::Gone)?
-        .of("schema_versions")
-        .int("version")
+    row.ok_or(EngineError::Gone)?.of(VERSIONS).int("version")
 }
 
 const fn table(location: &Location) -> &'static str {

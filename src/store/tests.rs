@@ -6,6 +6,7 @@
 )]
 
 mod contract;
+mod copy;
 mod database;
 mod drift;
 mod statements;

@@ -19,6 +19,25 @@ const ANSWER: Duration = Duration::from_secs(8);
 /// A table by its name.
 pub(super) const TABLE: &str = "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema() AND CAST(tablename AS TEXT) = $1";
 
+/// Every column of every table.
+pub(super) const COLUMNS: &str = "SELECT CAST(t.relname AS TEXT), CAST(c.attname AS TEXT), \
+     format_type(c.atttypid, NULL), \
+     CAST(COALESCE(array_position(CAST(k.indkey AS SMALLINT[]), c.attnum) + 1, 0) AS BIGINT) \
+     FROM pg_class AS t JOIN pg_namespace AS n ON n.oid = t.relnamespace \
+     JOIN pg_attribute AS c ON c.attrelid = t.oid AND c.attnum > 0 AND NOT c.attisdropped \
+     LEFT JOIN pg_index AS k ON k.indrelid = t.oid AND k.indisprimary \
+     WHERE n.nspname = current_schema() AND t.relkind = 'r' ORDER BY t.relname, c.attnum";
+
+/// Every table with a foreign key, and the table that it refers to.
+pub(super) const REFERENCES: &str = "SELECT CAST(t.relname AS TEXT), CAST(needed.relname AS TEXT) FROM pg_constraint AS c \
+     JOIN pg_namespace AS n ON n.oid = c.connamespace JOIN pg_class AS t ON t.oid = c.conrelid \
+     JOIN pg_class AS needed ON needed.oid = c.confrelid WHERE n.nspname = current_schema()";
+
+/// Something that makes a database not empty.
+pub(in crate::store) const ANYTHING: &str = "SELECT CAST(t.relname AS TEXT) FROM pg_class AS t \
+     JOIN pg_namespace AS n ON n.oid = t.relnamespace \
+     WHERE n.nspname = current_schema() ORDER BY t.relname LIMIT 1";
+
 /// A connection to a server.
 pub(in crate::store) struct Connection {
     inner: PgConnection,

@@ -19,6 +19,19 @@ const STATEMENTS: usize = 128;
 /// A table by its name.
 pub(super) const TABLE: &str = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = $1";
 
+/// Every column of every table.
+pub(super) const COLUMNS: &str = "SELECT t.name, c.name, c.type, c.pk \
+     FROM sqlite_schema AS t, pragma_table_info(t.name) AS c \
+     WHERE t.type = 'table' AND substr(t.name, 1, 7) <> 'sqlite_' ORDER BY t.name, c.cid";
+
+/// Every table with a foreign key, and the table that it refers to.
+pub(super) const REFERENCES: &str = "SELECT t.name, f.\"table\" \
+     FROM sqlite_schema AS t, pragma_foreign_key_list(t.name) AS f WHERE t.type = 'table'";
+
+/// Whether the file holds together: "ok", or what is wrong first.
+pub(in crate::store) const INTEGRITY: &str =
+    "SELECT integrity_check FROM pragma_integrity_check LIMIT 1";
+
 /// A connection to a database file.
 pub(in crate::store) struct Connection {
     /// Absent while a blocking thread has it, and for good if that query's caller went away.

@@ -1,5 +1,6 @@
 //! Every statement of the store, prepared on both engines against the schema that the migrations make.
 
+use super::super::copy::marker;
 use super::super::engine::Connection;
 use super::database::Database;
 use super::statements::{Statement, of_source, of_the_store};
@@ -23,10 +24,15 @@ async fn refused(engine: &mut Connection, sql: &str) -> Option<String> {
 async fn engines() -> [(&'static str, Connection, Database); 2] {
     let (sqlite, postgres) = (Database::sqlite(), Database::postgres().await);
     drop((sqlite.store().await, postgres.store().await));
-    [
+    let mut engines = [
         ("sqlite", sqlite.connection().await, sqlite),
         ("postgres", postgres.connection().await, postgres),
-    ]
+    ];
+    for (_, connection, _) in &mut engines {
+        // No part of the schema.
+        connection.script(marker::CREATE).await.unwrap();
+    }
+    engines
 }
 
 /// A statement belongs to both engines, unless it stands in the file of one of them.

@@ -1,11 +1,12 @@
 //! A database of its own for each test, on either engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::super::engine::Connection;
+use super::super::engine::{Connection, sqlite};
 use super::super::{EnvironmentRecord, Location, Password, PostgresOptions, Store};
 use crate::clock;
 use crate::domain::{EnvironmentId, EnvironmentKind, OperationId};
@@ -67,6 +68,53 @@ impl Database {
             .unwrap()
     }
 
+    /// Opens the store once nobody else has it.
+    pub(in crate::store) async fn reopened(&self, group: usize) -> Store {
+        self.unlocked().await;
+        Store::open_grouping(self.location(), group).await.unwrap()
+    }
+
+    /// Waits until a store that was dropped has given the file's lock back.
+    pub(in crate::store) async fn unlocked(&self) {
+        let Location::Sqlite(path) = &*self.location else {
+            return;
+        };
+        for _ in 0..250 {
+            if sqlite::lock(path).is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the lock was never given back");
+    }
+
+    /// Waits until the server has seen that everybody else is gone: only then is it over what they did.
+    pub(in crate::store) async fn left_alone(&self) {
+        let Location::Postgres(_) = &*self.location else {
+            return;
+        };
+        let mut connection = self.connection().await;
+        let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() \
+             AND pid <> pg_backend_pid()";
+        for _ in 0..250 {
+            let rows = connection.query(sql, &[]).await.unwrap();
+            let row = rows.into_iter().next().unwrap();
+            if row.of("pg_stat_activity").int("count").unwrap() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("somebody else is still there");
+    }
+
+    /// Its path, or its name on the server.
+    pub(in crate::store) fn name(&self) -> String {
+        match &*self.location {
+            Location::Sqlite(path) => path.to_str().unwrap().to_owned(),
+            Location::Postgres(options) => options.database.clone(),
+        }
+    }
+
     /// A connection beside the store's.
     pub(in crate::store) async fn connection(&self) -> Connection {
         Connection::writer(&self.location).await.unwrap()
@@ -80,7 +128,7 @@ impl Database {
 }
 
 /// A database on the server of `scripts/with-postgres.sh`.
-fn server(database: &str) -> PostgresOptions {
+pub(in crate::store) fn server(database: &str) -> PostgresOptions {
     let missing = "these tests need PostgreSQL: run them with scripts/with-postgres.sh";
     let url = std::env::var("COUNTERSIGN_TEST_POSTGRES").expect(missing);
     let ca = std::env::var_os("COUNTERSIGN_TEST_POSTGRES_CA").expect(missing);
