@@ -7,8 +7,10 @@
 
 mod contract;
 mod copy;
+mod crash;
 mod database;
 mod drift;
+mod model;
 mod statements;
 
 use std::time::Duration;

@@ -95,8 +95,8 @@ impl Database {
         };
         let mut connection = self.connection().await;
         let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() \
-             AND pid <> pg_backend_pid()";
-        for _ in 0..250 {
+             AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+        for _ in 0..500 {
             let rows = connection.query(sql, &[]).await.unwrap();
             let row = rows.into_iter().next().unwrap();
             if row.of("pg_stat_activity").int("count").unwrap() == 0 {
