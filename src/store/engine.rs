@@ -374,16 +374,6 @@ impl Connection {
         }
     }
 
-    /// The engine's own view of a statement; an error if it cannot run. Only PostgreSQL knows the types of
-    /// its parameters and columns.
-    #[cfg(test)]
-    pub(super) async fn prepare(&mut self, sql: &str) -> Result<Vec<String>, EngineError> {
-        match self {
-            Self::Sqlite(connection) => connection.prepare(sql).map(|()| Vec::new()),
-            Self::Postgres(connection) => connection.prepare(sql).await,
-        }
-    }
-
     /// Whether the connection may be used again.
     pub(super) fn alive(&self) -> bool {
         match self {
@@ -402,5 +392,17 @@ impl Reads for Connection {
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, StoreError> {
         Ok(Self::query(self, sql, values).await?)
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    /// The engine's own view of a statement; an error if it cannot run. Only PostgreSQL knows the types of
+    /// its parameters and columns.
+    pub(super) async fn prepare(&mut self, sql: &str) -> Result<Vec<String>, EngineError> {
+        match self {
+            Self::Sqlite(connection) => connection.prepare(sql).map(|()| Vec::new()),
+            Self::Postgres(connection) => connection.prepare(sql).await,
+        }
     }
 }

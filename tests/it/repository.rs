@@ -51,12 +51,8 @@ fn root() -> &'static Path {
 fn product(folder: &str) -> Vec<PathBuf> {
     let mut found = files(folder, "rs");
     found.retain(|file| {
-        !file
-            .file_stem()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .ends_with("tests")
+        let mut names = file.iter().map(|name| name.to_str().unwrap());
+        !names.any(|name| name.trim_end_matches(".rs").ends_with("tests"))
     });
     found
 }

@@ -138,21 +138,6 @@ impl Connection {
         within(alive, script.execute(inner)).await.map(|_| ())
     }
 
-    /// The types of a statement's parameters and columns.
-    #[cfg(test)]
-    pub(super) async fn prepare(&mut self, sql: &str) -> Result<Vec<String>, EngineError> {
-        use sqlx::{Executor as _, SqlSafeStr as _, Statement as _};
-        let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
-        let statement = within(&mut self.alive, (&mut self.inner).prepare(sql)).await?;
-        let parameters = statement.parameters().and_then(sqlx::Either::left);
-        let parameters = parameters.unwrap_or_default().iter();
-        let columns = statement.columns().iter().map(sqlx::Column::type_info);
-        Ok(parameters
-            .chain(columns)
-            .map(|kind| kind.name().to_owned())
-            .collect())
-    }
-
     /// Locks are taken in order, so that two transactions never wait for each other's.
     pub(super) async fn begin(&mut self, keys: &[i64]) -> Result<(), EngineError> {
         let mut keys = keys.to_vec();
@@ -229,4 +214,21 @@ fn row(row: &PgRow) -> Result<Row, EngineError> {
         })
         .collect();
     cells.map(Row::new)
+}
+
+#[cfg(test)]
+impl Connection {
+    /// The types of a statement's parameters and columns.
+    pub(super) async fn prepare(&mut self, sql: &str) -> Result<Vec<String>, EngineError> {
+        use sqlx::{Executor as _, SqlSafeStr as _, Statement as _};
+        let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
+        let statement = within(&mut self.alive, (&mut self.inner).prepare(sql)).await?;
+        let parameters = statement.parameters().and_then(sqlx::Either::left);
+        let parameters = parameters.unwrap_or_default().iter();
+        let columns = statement.columns().iter().map(sqlx::Column::type_info);
+        Ok(parameters
+            .chain(columns)
+            .map(|kind| kind.name().to_owned())
+            .collect())
+    }
 }

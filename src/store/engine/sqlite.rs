@@ -99,13 +99,6 @@ impl Connection {
         Ok(inner.execute_batch(sql)?)
     }
 
-    #[cfg(test)]
-    pub(super) fn prepare(&self, sql: &str) -> Result<(), EngineError> {
-        let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
-        inner.prepare(sql)?;
-        Ok(())
-    }
-
     /// SQLite ends a transaction by itself when the disk is full or fails.
     pub(super) fn in_transaction(&self) -> bool {
         self.inner
@@ -220,5 +213,14 @@ pub(in crate::store) fn lock(path: &Path) -> Result<File, StoreError> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path)),
         Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    pub(super) fn prepare(&self, sql: &str) -> Result<(), EngineError> {
+        let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
+        inner.prepare(sql)?;
+        Ok(())
     }
 }
