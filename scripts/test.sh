@@ -46,6 +46,12 @@ service_unit() {
     systemd-analyze security --offline=true --no-pager --threshold=15 systemd/countersignd.service | tail -1
 }
 
+# Behaviour over the network once more; what does not depend on the engine is left out.
+on_postgres() {
+    COUNTERSIGN_TEST_STORE=postgres scripts/with-postgres.sh cargo nextest run --package countersign --test it --locked \
+        -E 'not test(/^(repository|postgres|support)::/)'
+}
+
 rm -f target/xcheck/vectors.jsonl
 suite "setup: what is missing" scripts/setup.sh softhsm peers postgres programs cargo-tools
 suite "format" cargo fmt --all --check
@@ -53,6 +59,7 @@ suite "dependencies: licences, sources, bans, advisories" scripts/deny.sh
 suite "service unit" service_unit
 suite "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
 suite "tests" scripts/with-postgres.sh cargo nextest run --workspace --locked
+suite "tests on PostgreSQL" on_postgres
 suite "documentation tests" cargo test --quiet --doc --workspace --locked
 suite "encoder against ethers-core" xcheck
 suite "demo" scripts/demo.sh

@@ -67,6 +67,7 @@ locale=(--locale=C)
 if "$bin/initdb" --help | grep -q -- --icu-locale; then locale+=(--locale-provider=icu --icu-locale=en-US); fi
 as_server "$bin/initdb" --pgdata="$dir/data" --username=postgres --pwfile="$dir/password" --auth=scram-sha-256 \
     --encoding=UTF8 "${locale[@]}" --no-sync >"$dir/log" 2>&1 || { cat "$dir/log" >&2; die "initdb failed"; }
+# The write-ahead log is kept, for tests that search it.
 as_server tee -a "$dir/data/postgresql.conf" >/dev/null <<CONF
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$dir/socket'
@@ -74,6 +75,7 @@ max_connections = 300
 fsync = on
 synchronous_commit = on
 full_page_writes = on
+wal_keep_size = 1GB
 ssl = on
 ssl_cert_file = '$dir/server.pem'
 ssl_key_file = '$dir/server.key'

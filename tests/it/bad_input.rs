@@ -11,12 +11,12 @@ use crate::support::signing::{
     deliver, fresh_key, get, json_of, post, refusal, signed, transaction,
 };
 use crate::support::wallet::profile;
-use crate::support::{Appliance, CHAIN, Node, Signing, contains, files_below, wallet_of};
+use crate::support::{Appliance, CHAIN, Node, Signing, contains, wallet_of};
 
 /// What must not change: every table but the audit records and the devices.
 fn state(appliance: &Appliance) -> Vec<String> {
     let database = appliance.database();
-    [
+    let mut rows: Vec<String> = [
         "SELECT profile_id, state, key_state, suspect_events, failed_signatures, checking FROM profiles",
         "SELECT profile_id, generation, state FROM key_shares",
         "SELECT session_id, state, attempt, hex(request_hash) FROM sessions",
@@ -26,7 +26,10 @@ fn state(appliance: &Appliance) -> Vec<String> {
     ]
     .into_iter()
     .flat_map(|query| database.rows(query))
-    .collect()
+    .collect();
+    // An update that changed nothing may still have moved its row.
+    rows.sort_unstable();
+    rows
 }
 
 /// The first request of a key generation, with this in place of the sealed message.
@@ -301,11 +304,7 @@ async fn a23_share() {
     needles.push(party[1_000..1_040].to_vec());
     needles.push(hex::encode(&party[1_000..1_040]).into_bytes());
     let mut searched = 0;
-    for file in files_below(appliance.directory()) {
-        if file.starts_with(appliance.directory().join("wallets")) {
-            continue;
-        }
-        let content = std::fs::read(&file).unwrap();
+    for (file, content) in appliance.at_rest() {
         searched += content.len();
         for needle in &needles {
             assert!(!contains(&content, needle), "{}", file.display());

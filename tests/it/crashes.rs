@@ -2,12 +2,10 @@
 //!
 //! Two ways to die, and together they cover each point from both sides:
 //! - before a request is looked at: the wallet's progress report kills the process;
-//! - after a transaction is written and before anybody is told: `strace` kills the process as it enters the n-th
-//!   sync of the database. The bytes are in the file by then, so the next start finds the transaction.
+//! - after a transaction is written and before anybody is told: a [`Trap`] kills the process at its n-th commit, and the
+//!   next start finds the transaction.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use countersign_client::ClientError;
@@ -19,44 +17,9 @@ use countersign_client::keystore::{Wallet, WalletState};
 
 use serde_json::json;
 
+use crate::support::trap::Trap;
 use crate::support::wallet::{address, intent, mined, passphrase, profile, try_create};
 use crate::support::{Appliance, Node, Signing, wallet_of};
-
-/// Kills a process when it syncs its database for the n-th time from now on.
-struct KillAtSync(Child);
-
-impl KillAtSync {
-    fn arm(pid: u32, sync: u32) -> Self {
-        let mut strace = Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
-            .args([
-                "-e",
-                &format!("inject=fsync,fdatasync:signal=KILL:when={sync}"),
-            ])
-            .args(["-p", &pid.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("strace must be installed: run scripts/setup.sh");
-        let mut said = BufReader::new(strace.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert!(
-            line.contains("attached"),
-            "strace cannot watch the appliance: {line}"
-        );
-        // It must be able to go on talking.
-        std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
-        Self(strace)
-    }
-}
-
-impl Drop for KillAtSync {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
 
 /// Checks what must hold after every crash: nothing checks, nothing is locked, no active profile without its share.
 fn consistent(appliance: &Appliance) {
@@ -84,6 +47,9 @@ fn active_profile(appliance: &Appliance, address: &str) -> Option<String> {
     );
     appliance.database().rows(&query).pop()
 }
+
+/// When the newest session was made.
+const NEWEST: &str = "SELECT COALESCE(MAX(created_at), 0) FROM sessions";
 
 /// Opens a wallet that an interrupted run left behind, if there is one.
 fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
@@ -164,10 +130,8 @@ async fn a17_keygen_crash_after_each_commit() {
     ]);
     while sweep.goes_on() {
         let name = format!("w{}", sweep.turns);
-        let before = appliance
-            .database()
-            .number("SELECT ifnull(max(rowid), 0) FROM sessions");
-        let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
+        let before = appliance.database().number(NEWEST);
+        let trap = Trap::arm(&appliance, sweep.commit);
         let outcome = appliance
             .while_it_lives(try_create(&appliance, &name))
             .await;
@@ -181,7 +145,7 @@ async fn a17_keygen_crash_after_each_commit() {
             }
         } else {
             let new = format!(
-                "SELECT state FROM sessions WHERE kind = 'keygen' AND rowid > {before} ORDER BY rowid DESC"
+                "SELECT state FROM sessions WHERE kind = 'keygen' AND created_at > {before} ORDER BY created_at DESC"
             );
             sweep.died_in(appliance.database().rows(&new).first());
         }
@@ -234,12 +198,12 @@ async fn finish_payment(
     assert_eq!(pool, json!({"pending": "0x0", "queued": "0x0"}));
 }
 
-/// Which sync to die at next, until every state was died in. Aims at the first one that is missing: which sync is its
-/// own varies by one or two, because the audit chain is extended when its time comes.
+/// Which commit to die at next, until every state was died in. Aims at the first one that is missing: which commit is its
+/// own may vary by one or two, because the audit chain is extended when its time comes.
 struct Sweep {
     states: &'static [&'static str],
     missing: BTreeSet<usize>,
-    sync: u32,
+    commit: u32,
     turns: u32,
 }
 
@@ -248,7 +212,7 @@ impl Sweep {
         Self {
             states,
             missing: (0..states.len()).collect(),
-            sync: 1,
+            commit: 1,
             turns: 0,
         }
     }
@@ -263,12 +227,17 @@ impl Sweep {
             (None, _) | (_, None) => true,
             (Some(place), Some(aim)) => place.is_some_and(|place| place < *aim),
         };
-        self.sync = if early { self.sync + 1 } else { self.sync - 1 }.max(1);
+        self.commit = if early {
+            self.commit + 1
+        } else {
+            self.commit - 1
+        }
+        .max(1);
     }
 
     /// The process lived to the end.
     fn lived(&mut self) {
-        self.sync = (self.sync - 1).max(1);
+        self.commit = (self.commit - 1).max(1);
     }
 
     fn goes_on(&mut self) -> bool {
@@ -340,10 +309,8 @@ async fn a17_signing_crash_after_each_commit() {
     while sweep.goes_on() {
         let nonce = node.nonce(&address(&wallet)).await;
         let earlier = last_payment(&wallet);
-        let before = appliance
-            .database()
-            .number("SELECT ifnull(max(rowid), 0) FROM sessions");
-        let trap = KillAtSync::arm(appliance.pid(), sweep.sync);
+        let before = appliance.database().number(NEWEST);
+        let trap = Trap::arm(&appliance, sweep.commit);
         let payment = async {
             let sent = pay(&mut wallet, &appliance, 1).await?;
             mined(&wallet, &appliance, &sent).await
@@ -355,7 +322,7 @@ async fn a17_signing_crash_after_each_commit() {
         } else {
             let new = format!(
                 "SELECT s.state || ' ' || t.state FROM sessions s JOIN transactions t USING (session_id) \
-                 WHERE s.rowid > {before}"
+                 WHERE s.created_at > {before}"
             );
             sweep.died_in(appliance.database().rows(&new).first());
         }
@@ -382,22 +349,22 @@ async fn a03_three_checks_that_died_ask_for_new_shares() {
     let mut appliance = Appliance::start(&node).await;
     let mut wallet = wallet_of(&appliance, &node, "w").await;
     let standing = "SELECT key_state || ' ' || suspect_events FROM profiles";
-    let mut sync = 1;
+    let mut commit = 1;
     while appliance.database().value(standing) != "refresh_required 3" {
         let before = appliance.database().value(standing);
-        let trap = KillAtSync::arm(appliance.pid(), sync);
+        let trap = Trap::arm(&appliance, commit);
         let outcome = appliance
             .while_it_lives(pay(&mut wallet, &appliance, 1))
             .await;
         drop(trap);
-        // Sync by sync until the first check is on disk and has no verdict; that one is the right one from then on.
+        // Commit by commit until the first check is on disk and has no verdict; that one is the right one from then on.
         if outcome.is_none() {
             appliance.kill();
             appliance.serve().await;
             consistent(&appliance);
         }
         if appliance.database().value(standing) == before {
-            sync = sync % 3 + 1;
+            commit = commit % 3 + 1;
         }
     }
     let refused = pay(&mut wallet, &appliance, 1).await.err().unwrap();

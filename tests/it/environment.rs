@@ -2,81 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
-use tempfile::TempDir;
-
-/// A SoftHSM token of its own and a place for environments.
-struct Site {
-    directory: TempDir,
-    module: String,
-}
-
-impl Site {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let setup = Path::new(env!("CARGO_MANIFEST_DIR")).join("softhsm/setup.sh");
-        let output = Command::new(setup)
-            .arg(directory.path().join("hsm"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        let exports = text(&output.stdout);
-        let module = exports
-            .lines()
-            .find_map(|line| line.strip_prefix("export HSM_MODULE="))
-            .unwrap();
-        let module = module.trim_matches(['\'', '"']).to_owned();
-        Self { directory, module }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_countersignd"));
-        command
-            .args(arguments)
-            .env_clear()
-            .env("SOFTHSM2_CONF", self.path("hsm/softhsm2.conf"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn init(&self, kind: &str, environment: &str) -> Command {
-        let mut command = self.command(&["init", "--kind", kind, "--token-label", "countersign"]);
-        command
-            .args(["--hsm-module", &self.module])
-            .arg("--pin-file")
-            .arg(self.path("hsm/pin"))
-            .arg("--dir")
-            .arg(self.path(environment));
-        command
-    }
-
-    fn with_config(&self, verb: &str, environment: &str) -> Output {
-        let config = self.path(environment).join("countersignd.toml");
-        self.command(&[verb, "--config", config.to_str().unwrap()])
-            .output()
-            .unwrap()
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// The exit code and the one line, after any log lines, that says why.
-fn refusal(output: &Output) -> (i32, String) {
-    let said = text(&output.stderr);
-    let mut lines = said.lines().filter(|line| !line.starts_with('{'));
-    let line = lines.next().unwrap().to_owned();
-    assert_eq!(lines.next(), None, "{said}");
-    (output.status.code().unwrap(), line)
-}
+use crate::support::engine::Engine;
+use crate::support::site::{Site, refusal, text};
 
 #[test]
 fn init_makes_what_doctor_and_the_client_accept() {
@@ -97,7 +27,6 @@ fn init_makes_what_doctor_and_the_client_accept() {
     for name in [
         "countersignd.toml",
         "client.toml",
-        "countersign.db",
         "chain-11155111.url",
         "pki/ca-key.pem",
         "pki/server-key.pem",
@@ -112,6 +41,17 @@ fn init_makes_what_doctor_and_the_client_accept() {
     }
     let written = fs::read_to_string(site.path("env/countersignd.toml")).unwrap();
     assert!(!written.contains("t0ken"), "{written}");
+    match Engine::of_this_run() {
+        Engine::Sqlite => {
+            let database = fs::metadata(site.path("env/countersign.db")).unwrap();
+            assert_eq!(database.permissions().mode() & 0o777, 0o600);
+        }
+        Engine::Postgres => {
+            assert!(written.contains("[store.postgres]"), "{written}");
+            assert!(!written.contains("correct horse"), "{written}");
+            assert!(!site.path("env/countersign.db").exists());
+        }
+    }
 
     let client = countersign_client::config::Config::load(&site.path("env/client.toml")).unwrap();
     assert_eq!(client.url.as_str(), "https://127.0.0.1:8443/");
@@ -191,6 +131,39 @@ fn an_environment_is_never_overwritten_and_a_token_carries_one() {
         "{said}"
     );
     assert!(!site.path("other").exists());
+}
+
+#[test]
+fn a_database_that_carries_another_environment_is_refused_and_the_token_stays_untouched() {
+    let (first, second) = (Site::new(), Site::new());
+    let made = first.init("development", "env").output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+
+    let file = second.path("env/countersign.db");
+    if Engine::of_this_run() == Engine::Sqlite {
+        fs::create_dir(second.path("env")).unwrap();
+        fs::copy(first.path("env/countersign.db"), &file).unwrap();
+    }
+    let theirs = first.storage.options();
+    let mut init = second.init_with("development", "env", &theirs);
+    let (code, said) = refusal(&init.output().unwrap());
+    assert_eq!(code, 3);
+    assert!(
+        said.contains("the database already holds environment"),
+        "{said}"
+    );
+    assert!(!second.path("env/countersignd.toml").exists());
+
+    // The directory and the token go on with a database that is free.
+    if Engine::of_this_run() == Engine::Sqlite {
+        fs::remove_file(&file).unwrap();
+    }
+    let again = second.init("development", "env").output().unwrap();
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let report = second.with_config("doctor", "env");
+    assert!(report.status.success(), "{}", text(&report.stdout));
+    let report = first.with_config("doctor", "env");
+    assert!(report.status.success(), "{}", text(&report.stdout));
 }
 
 #[test]

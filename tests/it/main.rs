@@ -17,6 +17,7 @@ mod first_light;
 mod front_door;
 mod lifecycle;
 mod outages;
+mod postgres;
 mod repository;
 mod secrets;
 mod sessions;

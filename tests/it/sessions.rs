@@ -15,8 +15,8 @@ use crate::support::{Appliance, Node, Signing, wallet_of};
 /// The suspect events and failed signatures of a profile, and the state of its key.
 fn standing(appliance: &Appliance, profile: &str) -> String {
     appliance.database().value(&format!(
-        "SELECT key_state || ' ' || suspect_events || ' ' || failed_signatures || ' ' || (checking IS NULL) \
-         FROM profiles WHERE profile_id = '{profile}'"
+        "SELECT key_state || ' ' || suspect_events || ' ' || failed_signatures || ' ' || \
+         CASE WHEN checking IS NULL THEN 1 ELSE 0 END FROM profiles WHERE profile_id = '{profile}'"
     ))
 }
 

@@ -1,9 +1,12 @@
-//! Real parts for the tests: the real binary, a real token, a real database file, a real node.
+//! Real parts for the tests: the real binary, a real token, a real database, a real node.
 
 pub(crate) mod appliance;
 pub(crate) mod database;
+pub(crate) mod engine;
 pub(crate) mod node;
 pub(crate) mod signing;
+pub(crate) mod site;
+pub(crate) mod trap;
 pub(crate) mod wallet;
 
 pub(crate) use appliance::{Appliance, wallet_of};

@@ -11,7 +11,8 @@ use reqwest::Method;
 use tempfile::TempDir;
 
 use super::database::Database;
-use super::{CHAIN, Node, eventually, free_port, root};
+use super::engine::Storage;
+use super::{CHAIN, Node, eventually, files_below, free_port, root};
 
 pub(crate) use super::wallet::wallet_of;
 
@@ -50,6 +51,11 @@ impl SoftToken {
         self.directory.join("tokens")
     }
 
+    /// The PKCS#11 library.
+    pub(crate) fn module(&self) -> &str {
+        &self.module
+    }
+
     fn configuration(&self) -> PathBuf {
         self.directory.join("softhsm2.conf")
     }
@@ -64,6 +70,8 @@ pub(crate) struct Appliance {
     directory: TempDir,
     /// Its HSM.
     pub(crate) token: SoftToken,
+    /// Its database.
+    pub(crate) storage: Storage,
     process: Option<Child>,
     operator: Transport,
     operator_port: u16,
@@ -87,6 +95,7 @@ impl Appliance {
             .unwrap();
         let token = SoftToken::make(directory.path().join("softhsm"));
         let environment = directory.path().join("env");
+        let storage = Storage::make(directory.path());
         let (api, operator) = (free_port(), free_port());
         let output = countersignd(&token)
             .args([
@@ -104,6 +113,7 @@ impl Appliance {
             .args(["--rpc", &format!("{CHAIN}={url}")])
             .args(["--listen", &format!("127.0.0.1:{api}")])
             .args(["--operator-listen", &format!("127.0.0.1:{operator}")])
+            .args(storage.options())
             .output()
             .unwrap();
         assert!(output.status.success(), "init: {output:?}");
@@ -118,6 +128,7 @@ impl Appliance {
             client: countersign_client::Appliance::new(config).unwrap(),
             directory,
             token,
+            storage,
             process: None,
         }
     }
@@ -284,9 +295,20 @@ impl Appliance {
         format!("https://127.0.0.1:{}{path}", self.operator_port)
     }
 
-    /// Its database.
+    /// Its database, as another program sees it.
     pub(crate) fn database(&self) -> Database {
-        Database::new(self.environment().join("countersign.db"))
+        self.storage.database(&self.environment())
+    }
+
+    /// Everything it keeps, and nothing of the wallets: configuration, token, log, and all of its database.
+    pub(crate) fn at_rest(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = files_below(self.directory());
+        files.retain(|file| !file.starts_with(self.directory().join("wallets")));
+        let kept = files.into_iter().map(|file| {
+            let content = std::fs::read(&file).unwrap();
+            (file, content)
+        });
+        kept.chain(self.storage.at_rest()).collect()
     }
 
     /// All it has logged.

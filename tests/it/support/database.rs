@@ -1,32 +1,54 @@
-//! The appliance's database as another program sees it: read-only, through the `sqlite3` shell.
+//! The appliance's database as another program sees it: read-only, through the shell of its engine.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A database file.
-pub(crate) struct Database {
-    path: PathBuf,
+use super::engine::{OwnDatabase, Server, answer};
+
+/// A database. Queries are portable SQL, and `hex(column)`.
+pub(crate) enum Database {
+    /// A file, seen by `sqlite3`.
+    Sqlite(PathBuf),
+    /// A database on a server, seen by `psql`.
+    Postgres {
+        /// The server.
+        server: Server,
+        /// The name of the database.
+        name: String,
+    },
 }
 
 impl Database {
-    pub(crate) const fn new(path: PathBuf) -> Self {
-        Self { path }
+    pub(crate) fn of(database: &OwnDatabase) -> Self {
+        Self::Postgres {
+            server: database.server.clone(),
+            name: database.name.clone(),
+        }
     }
 
     /// Rows of a query; columns are separated by `|`.
     pub(crate) fn rows(&self, query: &str) -> Vec<String> {
-        let output = Command::new("sqlite3")
-            .args(["-readonly", "-cmd", ".timeout 5000"])
-            .arg(&self.path)
-            .arg(query)
+        let mut shell = match self {
+            Self::Sqlite(path) => {
+                let mut shell = Command::new("sqlite3");
+                shell
+                    .args(["-readonly", "-cmd", ".timeout 5000"])
+                    .arg(path)
+                    .arg(query);
+                shell
+            }
+            Self::Postgres { server, name } => {
+                let mut shell = server.psql(name);
+                shell
+                    .env("PGOPTIONS", "-c default_transaction_read_only=on")
+                    .args(["--command", &in_postgres(query)]);
+                shell
+            }
+        };
+        let output = shell
             .output()
-            .expect("sqlite3 must be installed: run scripts/setup.sh");
-        assert!(
-            output.status.success(),
-            "{query}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let text = String::from_utf8(output.stdout).unwrap();
+            .expect("sqlite3 and psql must be installed: run scripts/setup.sh programs postgres");
+        let text = answer(query, &output);
         text.lines().map(str::to_owned).collect()
     }
 
@@ -41,4 +63,22 @@ impl Database {
     pub(crate) fn number(&self, query: &str) -> i64 {
         self.value(query).parse().unwrap()
     }
+}
+
+/// `hex(column)` is `SQLite`'s.
+fn in_postgres(query: &str) -> String {
+    let mut parts = query.split("hex(");
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        let (column, rest) = part.split_once(')').unwrap();
+        text += &format!("upper(encode({column}, 'hex')){rest}");
+    }
+    text
+}
+
+#[test]
+fn hex_is_said_in_the_words_of_postgresql() {
+    let query = "SELECT hex(a.b), lower(hex(c)) FROM t";
+    let expected = "SELECT upper(encode(a.b, 'hex')), lower(upper(encode(c, 'hex'))) FROM t";
+    assert_eq!(in_postgres(query), expected);
 }
