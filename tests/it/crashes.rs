@@ -14,7 +14,7 @@ use countersign_client::flows::create::create_wallet;
 use countersign_client::flows::payment::{Resumed, resume};
 use countersign_client::flows::send::{self, Sent};
 use countersign_client::keystore::{Wallet, WalletState};
-
+use countersign_mpc::envelope::MessageType;
 use serde_json::json;
 
 use crate::support::trap::Trap;
@@ -352,17 +352,20 @@ async fn a03_three_checks_that_died_ask_for_new_shares() {
     let mut commit = 1;
     while appliance.database().value(standing) != "refresh_required 3" {
         let before = appliance.database().value(standing);
-        let trap = Trap::arm(&appliance, commit);
-        let outcome = appliance
-            .while_it_lives(pay(&mut wallet, &appliance, 1))
-            .await;
-        drop(trap);
-        // Commit by commit until the first check is on disk and has no verdict; that one is the right one from then on.
-        if outcome.is_none() {
+        {
+            let signing = Signing::prepare(&appliance, &wallet, 1).await;
+            let (_, message) = signing.first();
+            let (sealed, _) = signing.sealed(MessageType::Sign1, &message).await;
+            let _trap = Trap::arm(&appliance, commit);
+            // The answer does not wait for its conclusion to be durable, so the process may die with either.
+            appliance.while_it_lives(signing.try_post(&sealed)).await;
+        }
+        if !appliance.is_running() {
             appliance.kill();
             appliance.serve().await;
             consistent(&appliance);
         }
+        // Commit by commit until the check is on disk and has no verdict; that one is the right one from then on.
         if appliance.database().value(standing) == before {
             commit = commit % 3 + 1;
         }

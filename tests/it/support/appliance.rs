@@ -1,12 +1,13 @@
 //! An appliance of its own for each test: SoftHSM token, PKI, configuration, database and the running binary.
 
+use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use countersign_client::transport::{Reply, SignedRequest, Transport};
-use countersign_client::{ClientError, Config, Keystore};
+use countersign_client::{Config, Keystore};
 use reqwest::Method;
 use tempfile::TempDir;
 
@@ -220,9 +221,9 @@ impl Appliance {
     }
 
     /// What `work` gives, or nothing if the process dies first: its client then dies with it.
-    pub(crate) async fn while_it_lives<T>(
+    pub(crate) async fn while_it_lives<T, E: Debug>(
         &self,
-        work: impl Future<Output = Result<T, ClientError>>,
+        work: impl Future<Output = Result<T, E>>,
     ) -> Option<T> {
         let death = async || {
             while self.is_running() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use countersign_client::api::{self, Prepared};
 use countersign_client::flows::{MessageBinding, seal};
 use countersign_client::keystore::Wallet;
-use countersign_client::transport::{Reply, Request, SignedRequest};
+use countersign_client::transport::{Reply, Request, SignedRequest, TransportError};
 use countersign_mpc::binding::{Purpose, SignBinding};
 use countersign_mpc::envelope::{MessageType, ResponseOpener};
 use countersign_mpc::sign::P1Sign;
@@ -166,8 +166,17 @@ impl<'a> Signing<'a> {
 
     /// Posts a sealed message as the next round of this session.
     pub(crate) async fn post(&self, sealed: &str) -> Reply {
+        self.try_post(sealed).await.unwrap()
+    }
+
+    /// As [`Signing::post`], to an appliance that may die.
+    pub(crate) async fn try_post(&self, sealed: &str) -> Result<Reply, TransportError> {
         let body = json!({"sessionId": self.prepared.session_id, "p1SignatureShare": sealed});
-        post(self.appliance, self.wallet, api::SIGN, &body, None).await
+        let request = Request::post(api::SIGN, &body).unwrap();
+        let transport = self.appliance.client.transport();
+        transport
+            .send(&signed(self.appliance, self.wallet, &request))
+            .await
     }
 
     /// Seals and posts a first message.

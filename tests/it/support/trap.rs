@@ -44,15 +44,18 @@ impl AtSync {
             .stderr(Stdio::piped())
             .spawn()
             .expect("strace must be installed: run scripts/setup.sh programs");
-        let mut said = BufReader::new(strace.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert!(
-            line.contains("attached"),
-            "strace cannot watch the appliance: {line}"
-        );
+        let mut said = BufReader::new(strace.stderr.take().unwrap()).lines();
+        // It also tells of threads that end while it attaches.
+        let mut before = Vec::new();
+        loop {
+            match said.next() {
+                Some(Ok(line)) if line.contains("attached") => break,
+                Some(Ok(line)) => before.push(line),
+                _ => panic!("strace cannot watch the appliance: {before:?}"),
+            }
+        }
         // It must be able to go on talking.
-        std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
+        std::thread::spawn(move || said.for_each(drop));
         Self(strace)
     }
 }
