@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod copy;
 mod crashes;
 mod environment;
 mod first_light;

@@ -90,13 +90,18 @@ impl Appliance {
 
     /// Initialises an environment whose chain [`CHAIN`] is behind `url`. Serves nothing yet.
     pub(crate) fn init(url: &str) -> Self {
+        Self::init_on(url, Storage::make)
+    }
+
+    /// As [`Appliance::init`], with its database where `storage` says; that is told the test's directory.
+    pub(crate) fn init_on(url: &str, storage: impl FnOnce(&Path) -> Storage) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("countersign-")
             .tempdir()
             .unwrap();
         let token = SoftToken::make(directory.path().join("softhsm"));
         let environment = directory.path().join("env");
-        let storage = Storage::make(directory.path());
+        let storage = storage(directory.path());
         let (api, operator) = (free_port(), free_port());
         let output = countersignd(&token)
             .args([
