@@ -8,8 +8,8 @@ pub mod session;
 
 pub use environment::{EnvironmentId, EnvironmentKind};
 pub use ids::{
-    DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, OperationId, OwnerId, ProfileId,
-    SessionId, TenantId, TransactionId,
+    DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, InstanceTag, OperationId, OwnerId,
+    ProfileId, SessionId, TenantId, TransactionId,
 };
 pub use key::{Generation, KeyState, Suspicion};
 pub use profile::{ProfileName, ProfileState};

@@ -3,6 +3,7 @@
 pub mod deadline;
 pub mod error;
 pub mod extract;
+pub mod instance;
 pub mod observe;
 pub mod operator;
 pub mod routes;

@@ -4,6 +4,7 @@ pub mod create_profile;
 pub mod error;
 pub mod housekeeping;
 pub mod identity_document;
+pub mod instances;
 pub mod prepare_transaction;
 pub mod replies;
 pub mod sealed;

@@ -48,8 +48,12 @@ pub enum Refusal {
     WrongStep,
     /// A message of this key is being checked.
     Busy,
-    /// The process that held the kept state is gone.
+    /// The kept state is in the memory of another process, which may be gone.
+    Elsewhere(InstanceId),
+    /// The kept state is gone with its process.
     Lost,
+    /// This process was given up by the others, or may be at any moment.
+    LeaseLapsed,
     /// The session ran out of time.
     Expired,
     /// The session was given up; a new attempt may be started.
@@ -73,6 +77,9 @@ pub fn admit(session: &SessionRow, arrival: &Arrival) -> Result<SessionRow, Refu
         (_, SessionState::Signed | SessionState::Completed | SessionState::Banned, _) => {
             return Err(Refusal::Over);
         }
+        (_, state, _) if state.is_active() && session.instance_id != arrival.instance => {
+            return Err(Refusal::Elsewhere(session.instance_id));
+        }
         (_, state, _) if state.is_checking() => return Err(Refusal::Busy),
         (_, _, _) if session.expires_at <= arrival.now => return Err(Refusal::Expired),
         (SessionKind::Sign, SessionState::Created, 1) => SessionState::Round1Checking,
@@ -80,9 +87,6 @@ pub fn admit(session: &SessionRow, arrival: &Arrival) -> Result<SessionRow, Refu
         (SessionKind::Keygen, SessionState::Round2Done, 3) => SessionState::Round3Checking,
         _ => return Err(Refusal::WrongStep),
     };
-    if session.state != SessionState::Created && session.instance_id != arrival.instance {
-        return Err(Refusal::Lost);
-    }
     Ok(SessionRow {
         state: checking,
         request_hash: Some(arrival.request_hash),

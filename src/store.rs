@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::domain::{
-    DeviceKeyId, EnvironmentId, EnvironmentKind, OperationId, ProfileId, TenantId, TransactionId,
+    DeviceKeyId, EnvironmentId, EnvironmentKind, InstanceId, OperationId, ProfileId, TenantId,
+    TransactionId,
 };
 use crate::telemetry::metrics::{Metrics, Outcome};
 
@@ -25,6 +26,7 @@ pub mod devices;
 mod engine;
 pub mod environment;
 pub mod idempotency;
+pub mod instances;
 pub mod kem_keys;
 mod location;
 pub mod profiles;
@@ -294,6 +296,12 @@ impl<'a> Tx<'a> {
         self.now
     }
 
+    /// The time of the database server, which all processes of it share; ours where there is no server.
+    async fn server_clock(&mut self) -> Result<Timestamp, StoreError> {
+        let theirs = self.connection.server_clock().await?;
+        Ok(theirs.map_or_else(clock::now, time))
+    }
+
     /// Changes rows; how many.
     async fn execute(
         &mut self,
@@ -328,6 +336,10 @@ impl Reads for Tx<'_> {
 pub struct Store {
     readers: readers::Readers,
     writer: writer::Writer,
+    /// Where leases are renewed: on a server by a connection of their own, so that a lease never lapses
+    /// behind a queue.
+    leases: writer::Writer,
+    alone: bool,
     environment: EnvironmentRecord,
     metrics: Option<Arc<Metrics>>,
 }
@@ -413,9 +425,18 @@ impl Store {
             connections.push(Connection::writer(&location).await?);
         }
         let writer = writer::Writer::start(&location, connections, opening.lock, group);
+        let alone = matches!(*location, Location::Sqlite(_));
+        let leases = if alone {
+            writer.clone()
+        } else {
+            let connection = Connection::writer(&location).await?;
+            writer::Writer::start(&location, vec![connection], None, 1)
+        };
         Ok(Self {
             readers: readers::Readers::new(location, readers),
             writer,
+            leases,
+            alone,
             environment,
             metrics: None,
         })
@@ -518,6 +539,55 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.writer
             .maintain(transactions::Postpone { transaction, until })
+            .await
+    }
+
+    /// Whether no other process can have this database open: a SQLite file with its process lock.
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Takes or renews the lease of an instance; how far our clock is from the database server's. Where no
+    /// other process can have the database open, all other instances are ended with it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn renew_lease(
+        &self,
+        lease: instances::Lease,
+    ) -> Result<instances::Skew, StoreError> {
+        let alone = self.alone;
+        self.leases
+            .maintain(instances::Renew { lease, alone })
+            .await
+    }
+
+    /// Ends an instance that has let its lease lapse; false if it has not.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn end_lapsed(&self, instance: InstanceId) -> Result<bool, StoreError> {
+        let only_lapsed = true;
+        self.writer
+            .maintain(instances::End {
+                instance,
+                only_lapsed,
+            })
+            .await
+    }
+
+    /// Ends an instance whose process is about to end.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn end_lease(&self, instance: InstanceId) -> Result<bool, StoreError> {
+        let only_lapsed = false;
+        self.leases
+            .maintain(instances::End {
+                instance,
+                only_lapsed,
+            })
             .await
     }
 

@@ -48,6 +48,7 @@ pub struct Request {
     path: String,
     body: Option<Vec<u8>>,
     idempotency_key: Option<String>,
+    session: Option<String>,
 }
 
 /// A request with the owner's signature. The parts are open so that tests can send wrong ones.
@@ -83,6 +84,7 @@ impl Request {
             path: path.into(),
             body: None,
             idempotency_key: None,
+            session: None,
         }
     }
 
@@ -97,6 +99,7 @@ impl Request {
             path: path.into(),
             body: Some(body),
             idempotency_key: None,
+            session: None,
         })
     }
 
@@ -104,6 +107,14 @@ impl Request {
     #[must_use]
     pub fn with_idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Adds the `MPC-Session` header, by which a gateway routes all requests of a session to the instance that holds its
+    /// state. Only a hint: nothing signs it, and the appliance does not read it.
+    #[must_use]
+    pub fn of_session(mut self, session: impl Into<String>) -> Self {
+        self.session = Some(session.into());
         self
     }
 }
@@ -171,6 +182,7 @@ impl Transport {
                 .clone()
                 .map(|key| ("idempotency-key", key)),
         );
+        headers.extend(request.session.clone().map(|id| ("mpc-session", id)));
         Ok(SignedRequest {
             method: request.method.clone(),
             path: request.path.clone(),

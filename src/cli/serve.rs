@@ -16,7 +16,7 @@ use crate::audit;
 use crate::chain::{Chains, FeePolicy, NodeLimits};
 use crate::config::{Config, Listener};
 use crate::custody::{Capacity, Custody, KemRing};
-use crate::domain::{EnvironmentId, InstanceId, TenantId};
+use crate::domain::{EnvironmentId, TenantId};
 use crate::http::routes::{self, Api};
 use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES};
 use crate::http::{operator, serve};
@@ -25,12 +25,13 @@ use crate::policy::Policy;
 use crate::service::create_profile::CreateProfile;
 use crate::service::housekeeping::Housekeeping;
 use crate::service::identity_document::ShowIdentity;
+use crate::service::instances::Membership;
 use crate::service::prepare_transaction::PrepareTransaction;
 use crate::service::sealed::Opener;
 use crate::service::settlement::Settlement;
 use crate::service::show::Show;
 use crate::service::sign::Sign;
-use crate::service::steps::{Running, Steps, adopt_orphans};
+use crate::service::steps::{Running, Steps};
 use crate::sessions::Lifetimes;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -39,6 +40,9 @@ use crate::telemetry::readiness::{Check, Readiness};
 /// How often dependencies are checked, and how long a result is believed.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 const CHECK_MAX_AGE: Duration = Duration::from_secs(20);
+
+/// Names the boot of this machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A key that `init` made is not on the token.
 #[derive(Debug, thiserror::Error)]
@@ -118,22 +122,24 @@ impl Appliance {
             .agrees("database", found)
             .map_err(EnvironmentError::failure)?;
         let keys = Keys::find(&token, config).await?;
-        let instance = InstanceId::generate();
-        let orphans = adopt_orphans(&store, instance).await?;
+        let metrics = Arc::new(Metrics::new(config.environment_kind)?);
+        let store = store.observed(Arc::clone(&metrics));
+        let boot_id = std::fs::read_to_string(BOOT_ID)?.trim().to_owned();
+        let membership = Membership::join(store.clone(), boot_id, Arc::clone(&metrics)).await?;
+        let orphans = membership.reap().await?;
         if orphans > 0 {
             tracing::warn!(orphans, "checks of a process that died were counted");
         }
-        Self::assemble(config, chains, (token, store, keys), instance).await
+        let parts = (token, store, keys);
+        Self::assemble(config, chains, parts, (metrics, membership)).await
     }
 
     async fn assemble(
         config: &Config,
         chains: Arc<Chains>,
         (token, store, keys): (Token, Store, Keys),
-        instance: InstanceId,
+        (metrics, membership): (Arc<Metrics>, Membership),
     ) -> Result<Self, Failure> {
-        let metrics = Arc::new(Metrics::new(config.environment_kind)?);
-        let store = store.observed(Arc::clone(&metrics));
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         let custody = Arc::new(Custody::new(
             token.clone(),
@@ -158,7 +164,8 @@ impl Appliance {
             store: store.clone(),
             custody,
             policy: Policy::builtin(),
-            instance,
+            instance: membership.instance(),
+            membership: Arc::new(membership),
             lifetimes: Lifetimes {
                 session: seconds(config.mpc.session_ttl),
                 kept_state: seconds(config.mpc.kept_state_ttl),
@@ -220,6 +227,7 @@ impl Appliance {
                 self.store.clone(),
                 config.audience.clone(),
             )),
+            instance: self.steps.membership.tag(),
             metrics: Arc::clone(&self.metrics),
         }
     }
@@ -243,6 +251,7 @@ impl Appliance {
         let background = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&self.settlement).run(background.clone()));
+        tasks.spawn(Arc::clone(&self.steps.membership).run(background.clone()));
         tasks.spawn(self.housekeeping().run(background.clone()));
         tasks.spawn(audit::sequence(
             self.store.clone(),
@@ -255,6 +264,7 @@ impl Appliance {
             api = %api_listener.local_addr()?,
             operator = %operator_listener.local_addr()?,
             environment = %kind,
+            instance = %self.steps.membership.tag(),
             "listening"
         );
         tokio::join!(
@@ -282,9 +292,10 @@ impl Appliance {
             tasks.close();
             tasks.wait().await;
         };
-        tokio::time::timeout(DRAIN, drained)
-            .await
-            .map_err(|_| NotDrained)?;
+        let drained = tokio::time::timeout(DRAIN, drained).await;
+        // Last, also when steps still run: nobody concludes them any more.
+        self.steps.membership.leave().await;
+        drained.map_err(|_| NotDrained)?;
         tracing::info!("stopped");
         Ok(())
     }
@@ -301,7 +312,9 @@ impl Appliance {
     fn readiness(&self) -> Readiness {
         let chains = self.chains.ids().map(Check::Chain);
         Readiness::new(
-            [Check::Store, Check::Hsm].into_iter().chain(chains),
+            [Check::Store, Check::Lease, Check::Clock, Check::Hsm]
+                .into_iter()
+                .chain(chains),
             CHECK_MAX_AGE,
         )
     }
@@ -310,6 +323,7 @@ impl Appliance {
         Checks {
             readiness,
             store: self.store.clone(),
+            membership: Arc::clone(&self.steps.membership),
             token: self.token.clone(),
             keks: self.keys.share.values().copied().collect(),
             identity: self.keys.identity,
@@ -354,6 +368,7 @@ impl Keys {
 struct Checks {
     readiness: Readiness,
     store: Store,
+    membership: Arc<Membership>,
     token: Token,
     keks: Vec<KekId>,
     identity: SigningKeyId,
@@ -372,6 +387,8 @@ impl Checks {
         let store = self.store.ping().await;
         self.readiness
             .record(Check::Store, store.map_err(|error| error.to_string()));
+        self.readiness.record(Check::Lease, self.membership.lease());
+        self.readiness.record(Check::Clock, self.membership.clock());
         let mut hsm = Ok(());
         for kek in &self.keks {
             let checked = self.token.check(*kek, Some(self.identity)).await;

@@ -3,7 +3,8 @@
 //! A KEM key lives 48 hours and is replaced after 24. Its private half rests sealed by the HSM and
 //! is held in memory while it is valid, because every request needs it.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use countersign_hsm::{ErrorClass, HsmError, KekId, ObjectAad, Purpose, SigningKeyId, Token};
 use countersign_mpc::envelope::{
@@ -11,6 +12,7 @@ use countersign_mpc::envelope::{
 };
 use countersign_mpc::identity::{KemDocument, MAX_KEM_LIFETIME, kem_statement};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::clock::{self, Timestamp};
@@ -22,6 +24,8 @@ use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Store, 
 /// always at least a day to use it.
 const REPLACE_BELOW: i64 = 24 * 3600;
 const ROLE: &str = "kem";
+/// How often keys that another instance may have made are looked for.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// A wallet's message, opened, and what seals the answer to it.
 pub struct Message {
@@ -60,6 +64,7 @@ pub struct KemRing {
     environment_id: EnvironmentId,
     tenant: String,
     held: RwLock<Vec<Arc<Held>>>,
+    looked: Mutex<Instant>,
 }
 
 impl KemRing {
@@ -82,6 +87,7 @@ impl KemRing {
             identity_key,
             tenant,
             held: RwLock::default(),
+            looked: Mutex::new(Instant::now()),
         };
         ring.refresh().await?;
         Ok(ring)
@@ -100,7 +106,11 @@ impl KemRing {
         drop(reader);
         let fresh_until = now.plus_seconds(REPLACE_BELOW);
         if rows.first().is_none_or(|row| row.not_after < fresh_until) {
-            rows.insert(0, self.create(now).await?);
+            self.create(now, fresh_until).await?;
+            let mut reader = self.store.reader().await.map_err(KemError::Store)?;
+            rows = kem_keys::valid(&mut reader, now)
+                .await
+                .map_err(KemError::Store)?;
         }
         let mut held = Vec::with_capacity(rows.len());
         for row in rows {
@@ -176,7 +186,25 @@ impl KemRing {
         held.iter().find(|held| held.row.kid == kid).cloned()
     }
 
-    async fn create(&self, now: Timestamp) -> Result<KemKeyRow, KemError> {
+    /// Looks for keys that another instance made, for a message that is sealed to none of ours; false if
+    /// that was just done. Anybody may name keys that do not exist.
+    pub async fn look_again(&self) -> bool {
+        {
+            let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+            if looked.elapsed() < LOOK_AGAIN_AFTER {
+                return false;
+            }
+            *looked = Instant::now();
+        }
+        let refreshed = self.refresh().await;
+        if let Err(error) = &refreshed {
+            tracing::error!(?error, "the KEM keys could not be refreshed");
+        }
+        refreshed.is_ok()
+    }
+
+    /// Makes a key, unless another instance was first.
+    async fn create(&self, now: Timestamp, fresh_until: Timestamp) -> Result<(), KemError> {
         let secret = KemSecretKey::generate().map_err(KemError::Key)?;
         let public_key = secret.public_key().to_bytes();
         let kid = hex::encode(Sha256::digest(public_key).get(..8).unwrap_or_default());
@@ -210,11 +238,9 @@ impl KemRing {
             not_before,
             not_after,
         };
-        let committed = self.store.commit(Rotate { row: row.clone() }).await;
-        match committed {
-            Ok(_) => Ok(row),
+        match self.store.commit(Rotate { row, fresh_until }).await {
+            Ok(_) | Err(CommitError::Refused(Fresh)) => Ok(()),
             Err(CommitError::Store(error)) => Err(KemError::Store(error)),
-            Err(CommitError::Refused(never)) => match never {},
         }
     }
 
@@ -248,14 +274,19 @@ fn seconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_seconds()).unwrap_or(0)
 }
 
-/// Records a new KEM key.
+/// Another instance has just made a key.
+#[derive(Debug)]
+struct Fresh;
+
+/// Records a new KEM key, if the newest one does not live until `fresh_until`.
 struct Rotate {
     row: KemKeyRow,
+    fresh_until: Timestamp,
 }
 
 impl Operation for Rotate {
     type Output = ();
-    type Refusal = std::convert::Infallible;
+    type Refusal = Fresh;
 
     fn key(&self) -> Key {
         Key::ENVIRONMENT
@@ -265,6 +296,10 @@ impl Operation for Rotate {
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
+        let valid = kem_keys::valid(tx, tx.now()).await?;
+        if valid.iter().any(|row| row.not_after >= self.fresh_until) {
+            return Err(CommitError::Refused(Fresh));
+        }
         kem_keys::rotate(tx, &self.row).await?;
         let record = AuditRecord::done(AuditEvent::KemRotated).detail(self.row.kid.as_str());
         Ok(((), record))

@@ -81,6 +81,15 @@ uuid_id!(
     "instance id"
 );
 
+impl InstanceId {
+    /// What the outside sees of it: random bits of the id, which say nothing about the process.
+    #[must_use]
+    pub fn tag(self) -> InstanceTag {
+        let (_, random) = self.0.as_u64_pair();
+        InstanceTag(format!("{:010x}", random & 0xff_ffff_ffff))
+    }
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $min:literal, $max:literal, $allowed:expr) => {
         $(#[$doc])*
@@ -130,6 +139,14 @@ text_id!(
     |byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 );
 text_id!(
+    /// What gateways and clients see of an instance: 10 hexadecimal digits.
+    InstanceTag,
+    "instance tag",
+    10,
+    10,
+    |byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
+);
+text_id!(
     /// A client-chosen `Idempotency-Key`: 16 to 64 characters of `A-Z a-z 0-9 - _`.
     IdempotencyKey,
     "Idempotency-Key",
@@ -140,7 +157,15 @@ text_id!(
 
 #[cfg(test)]
 mod tests {
-    use super::{IdempotencyKey, ProfileId, TenantId};
+    use super::{IdempotencyKey, InstanceId, InstanceTag, ProfileId, TenantId};
+
+    #[test]
+    fn an_instance_has_one_tag_and_it_is_not_its_time() {
+        let id = InstanceId::generate();
+        assert_eq!(InstanceTag::parse(id.tag().as_str()), Ok(id.tag()));
+        assert!(id.to_string().ends_with(id.tag().as_str()));
+        assert_ne!(id.tag(), InstanceId::generate().tag());
+    }
 
     #[test]
     fn an_id_has_exactly_one_spelling() {

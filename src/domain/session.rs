@@ -79,6 +79,12 @@ impl SessionState {
         Self::ALL.iter().copied().find(|s| s.as_str() == text)
     }
 
+    /// Whether the session has begun and not ended: its state is in the memory of one process.
+    #[must_use]
+    pub const fn is_active(self) -> bool {
+        self.is_checking() || matches!(self, Self::Round1Done | Self::Round2Done)
+    }
+
     /// Whether a message is being checked right now: the key is locked and marked suspect.
     #[must_use]
     pub const fn is_checking(self) -> bool {

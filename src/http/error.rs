@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::instance::name_instance;
+use crate::domain::InstanceTag;
 use crate::identity::owner::OwnerError;
 use crate::service::Error;
 
@@ -38,6 +40,8 @@ pub struct ApiError {
     message: String,
     details: Option<String>,
     retry: Retry,
+    /// The instance that can answer.
+    instance: Option<InstanceTag>,
 }
 
 impl ApiError {
@@ -48,6 +52,7 @@ impl ApiError {
             message: message.into(),
             details: None,
             retry: Retry::Never,
+            instance: None,
         }
     }
 
@@ -58,6 +63,11 @@ impl ApiError {
 
     fn details(mut self, details: impl Into<String>) -> Self {
         self.details = Some(details.into());
+        self
+    }
+
+    fn instance(mut self, tag: InstanceTag) -> Self {
+        self.instance = Some(tag);
         self
     }
 
@@ -130,6 +140,9 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let Some(tag) = self.instance {
+            name_instance(response.headers_mut(), &tag);
+        }
         response
     }
 }
@@ -178,6 +191,11 @@ impl From<Error> for ApiError {
                 let retry = if again { Retry::Same } else { Retry::Restart };
                 Self::new(S::CONFLICT, "SESSION_STATE_CONFLICT", message).retry(retry)
             }
+            // The same request reaches its instance when it is routed by `MPC-Session` or `MPC-Instance`.
+            Error::Elsewhere(owner) => Self::new(S::CONFLICT, "SESSION_STATE_CONFLICT", message)
+                .details(format!("Instance {}", owner.tag()))
+                .instance(owner.tag())
+                .retry(Retry::Same),
             Error::SessionLost => {
                 Self::new(S::CONFLICT, "SESSION_LOST", message).retry(Retry::Restart)
             }
@@ -204,9 +222,10 @@ impl From<Error> for ApiError {
 fn unavailable_error(error: &Error) -> ApiError {
     tracing::error!(?error, "a request could not be served");
     let (code, message) = match error {
-        Error::DuoNodeUnavailable | Error::ShareNotSealed | Error::Internal => {
-            ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable")
-        }
+        Error::DuoNodeUnavailable
+        | Error::LeaseLapsed
+        | Error::ShareNotSealed
+        | Error::Internal => ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable"),
         Error::ChainUnavailable => ("CHAIN_UNAVAILABLE", "The node of this chain is unavailable"),
         Error::Overloaded => ("OVERLOADED", "Too many operations are waiting"),
         _ => ("STORE_UNAVAILABLE", "The database is unavailable"),
@@ -229,6 +248,18 @@ fn sentence(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_of_another_instance_is_a_409_that_names_it() {
+        let owner = crate::domain::InstanceId::generate();
+        let response = ApiError::from(Error::Elsewhere(owner)).into_response();
+        assert_eq!(response.status(), StatusCode::CONFLICT);
+        assert_eq!(
+            response.headers().get("mpc-instance").unwrap(),
+            owner.tag().as_str()
+        );
+        assert!(response.headers().contains_key(header::RETRY_AFTER));
+    }
 
     #[test]
     fn a_full_queue_is_a_503_and_the_same_request_may_be_sent_again() {

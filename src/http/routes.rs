@@ -6,7 +6,9 @@ use axum::routing::{get, post};
 use axum::{Extension, Router, middleware};
 
 use super::error::ApiError;
+use super::instance;
 use super::observe::observe;
+use crate::domain::InstanceTag;
 use crate::identity::owner::OwnerVerifier;
 use crate::service::create_profile::CreateProfile;
 use crate::service::identity_document::ShowIdentity;
@@ -35,6 +37,8 @@ pub struct Api {
     pub identity: Arc<ShowIdentity>,
     /// Owner proofs.
     pub verifier: Arc<OwnerVerifier>,
+    /// What the outside sees of this process.
+    pub instance: InstanceTag,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -69,5 +73,6 @@ pub fn router(api: Api) -> Router {
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::no_method())
         .layer(Extension(api.verifier))
+        .layer(middleware::from_fn_with_state(api.instance, instance::sign))
         .layer(middleware::from_fn_with_state(api.metrics, observe))
 }

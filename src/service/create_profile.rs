@@ -192,6 +192,9 @@ impl CreateProfile {
         if let Some(reply) = self.replies.find(next.session_id, &next.body_hash) {
             return Ok(reply);
         }
+        if session.state.is_active() && session.instance_id != self.steps.instance {
+            return Err(Error::Elsewhere(session.instance_id));
+        }
         let (message_type, step) = match session.state {
             SessionState::Round1Done => (MessageType::Keygen2, 2),
             SessionState::Round2Done => (MessageType::Keygen3, 3),
@@ -227,10 +230,15 @@ impl CreateProfile {
             return Err(Error::IdempotencyMismatch);
         }
         let session = SessionId::parse(&earlier.resource_id).map_err(|_| Error::Internal)?;
-        self.replies
-            .find(session, &first.body_hash)
-            .map(Some)
-            .ok_or(Error::SessionLost)
+        if let Some(reply) = self.replies.find(session, &first.body_hash) {
+            return Ok(Some(reply));
+        }
+        match sessions::find(&mut reader, session).await? {
+            Some(row) if row.state.is_active() && row.instance_id != self.steps.instance => {
+                Err(Error::Elsewhere(row.instance_id))
+            }
+            _ => Err(Error::SessionLost),
+        }
     }
 
     async fn session(&self, owner: &Owner, next: &Next) -> Result<SessionRow, Error> {
@@ -382,7 +390,9 @@ impl Operation for StartKeygen {
             expires_at: tx.now().plus_seconds(self.steps.lifetimes.session),
         };
         sessions::insert(tx, &session).await?;
-        profiles::lock(tx, self.profile_id, session_id).await?;
+        if !profiles::lock(tx, self.profile_id, session_id, self.steps.instance).await? {
+            return Err(CommitError::Refused(Error::LeaseLapsed));
+        }
         let row = profiles::find(tx, self.profile_id).await?;
         let row = row.ok_or(CommitError::Refused(Error::Internal))?;
         let record = AuditRecord::done(AuditEvent::KeygenRequested)

@@ -1,5 +1,6 @@
 //! What a use case may answer instead of a result. Every variant is a stable code for clients.
 
+use crate::domain::InstanceId;
 use crate::gate::NotPermitted;
 use crate::sessions::Refusal;
 use crate::store::{CommitError, StoreError};
@@ -45,6 +46,9 @@ pub enum Error {
         /// Whether the same request may succeed later.
         again: bool,
     },
+    /// The session's state is in the memory of another instance, which lives.
+    #[error("another instance holds this session")]
+    Elsewhere(InstanceId),
     /// The session's state in memory is gone.
     #[error("the session was lost: start it again")]
     SessionLost,
@@ -63,6 +67,9 @@ pub enum Error {
     /// The HSM or the engine cannot be reached.
     #[error("the signing engine is unavailable")]
     DuoNodeUnavailable,
+    /// The lease of this instance has lapsed: it must not begin a check.
+    #[error("the lease of this instance has lapsed: the database does not take its renewals")]
+    LeaseLapsed,
     /// The HSM was away when a new share was to be sealed; what was kept for it is used up.
     #[error("the Duo Node was unavailable: start the key generation again")]
     ShareNotSealed,
@@ -123,7 +130,9 @@ impl From<Refusal> for Error {
                 message: "the session was given up: start it again",
                 again: false,
             },
+            Refusal::Elsewhere(owner) => Self::Elsewhere(owner),
             Refusal::Lost => Self::SessionLost,
+            Refusal::LeaseLapsed => Self::LeaseLapsed,
             Refusal::Expired => Self::SessionExpired,
             Refusal::Quarantined => Self::KeyQuarantined,
             Refusal::RefreshRequired => Self::KeyRefreshRequired,

@@ -41,6 +41,9 @@ impl Housekeeping {
             if let Err(error) = self.expire().await {
                 tracing::error!(?error, "overdue sessions could not be ended");
             }
+            if let Err(error) = self.steps.membership.reap().await {
+                tracing::error!(?error, "checks of dead instances could not be ended");
+            }
             match self.steps.end_forgotten(&forgotten).await {
                 Ok(found) => forgotten = found,
                 Err(error) => tracing::error!(?error, "forgotten checks could not be ended"),

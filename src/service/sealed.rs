@@ -65,7 +65,12 @@ impl Opener {
             key_generation: binding.generation.0,
             attempt: binding.attempt,
         };
-        match self.kem.open_message(info, &text.0) {
+        let mut opened = self.kem.open_message(info.clone(), &text.0);
+        // Another instance may have made the key that the wallet was given.
+        if matches!(opened, Err(EnvelopeError::WrongKey)) && self.kem.look_again().await {
+            opened = self.kem.open_message(info, &text.0);
+        }
+        match opened {
             Ok(message) => Ok(message),
             Err(EnvelopeError::BareSecret) => {
                 let device = binding.device.to_string();

@@ -11,6 +11,7 @@ use countersign_mpc::error::MpcError;
 use tokio_util::task::TaskTracker;
 
 use super::Error;
+use super::instances::Membership;
 use crate::custody::{Custody, Failure, Message, Product, Verdict};
 use crate::domain::{
     DeviceKeyId, InstanceId, OperationId, OwnerId, ProfileId, SessionId, SessionKind, SessionState,
@@ -20,14 +21,14 @@ use crate::gate::{self, Permit};
 use crate::identity::owner::Owner;
 use crate::policy::Policy;
 use crate::sessions::conclude::{Conclude, Effect, Gone};
-use crate::sessions::lifecycle::{self, Orphan};
+use crate::sessions::lifecycle::{self, Left, Orphan};
 use crate::sessions::{self, Arrival, Lifetimes, Refusal};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::TransactionRow;
 use crate::store::{
     AuditEvent, AuditRecord, CommitError, Key, Operation, Reservation, Store, StoreError, Tx,
-    profiles,
+    instances, profiles,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -56,6 +57,8 @@ pub struct Steps {
     pub policy: Policy,
     /// This process.
     pub instance: InstanceId,
+    /// Its place among the processes of this database.
+    pub membership: Arc<Membership>,
     /// How long sessions live.
     pub lifetimes: Lifetimes,
     /// Counts.
@@ -76,10 +79,24 @@ impl Steps {
         &self,
         request: impl Future<Output = Result<R, Error>> + Send + 'static,
     ) -> Result<R, Error> {
-        self.tasks
-            .spawn(request)
-            .await
-            .unwrap_or(Err(Error::Internal))
+        let done = self.tasks.spawn(request).await;
+        match done.unwrap_or(Err(Error::Internal)) {
+            Err(Error::Elsewhere(owner)) => Err(self.elsewhere(owner).await),
+            done => done,
+        }
+    }
+
+    /// A session whose state is in the memory of another instance goes on there, while that one lives.
+    async fn elsewhere(&self, owner: InstanceId) -> Error {
+        let found = async {
+            let mut reader = self.store.reader().await?;
+            instances::find_living(&mut reader, owner).await
+        };
+        match found.await {
+            Ok(Some(_)) => Error::Elsewhere(owner),
+            Ok(None) => Error::SessionLost,
+            Err(error) => error.into(),
+        }
     }
 
     /// Admits a step, runs it and concludes it. `finish` says what the product is worth and what
@@ -107,6 +124,9 @@ impl Steps {
         let slot = self.custody.slot(place).await;
         let place = self.store.reserve()?;
         let running = self.running.enter(id);
+        if !self.membership.holds() {
+            return Err(Error::LeaseLapsed);
+        }
         let permit = self.store.commit(admission).await?;
         self.metrics.permit_given();
         self.metrics.step_recorded();
@@ -126,7 +146,7 @@ impl Steps {
         if ordinary {
             self.tasks.spawn(durable);
         } else {
-            durable.await.map_err(|Gone| Refusal::Over)?;
+            durable.await.map_err(|Gone| Refusal::Lost)?;
         }
         reply
     }
@@ -226,7 +246,9 @@ impl Steps {
                 continue;
             }
             tracing::error!(session = %id, "a check that nobody runs is ended");
-            if let Err(CommitError::Store(error)) = self.store.conclude(Orphan { session }).await {
+            let left = Left::Forgotten;
+            let orphan = Orphan { session, left };
+            if let Err(CommitError::Store(error)) = self.store.conclude(orphan).await {
                 return Err(error);
             }
         }
@@ -390,7 +412,11 @@ impl Operation for AdmitStep {
         };
         let checking = sessions::admit(&session, &arrival).map_err(refuse)?;
         self.make_way(tx, &session).await?;
-        let locked = profiles::lock(tx, profile.profile_id, session.session_id).await?;
+        let id = profile.profile_id;
+        let locked = profiles::lock(tx, id, session.session_id, self.instance).await?;
+        if !locked && profile.checking.is_none() {
+            return Err(refuse(Refusal::LeaseLapsed));
+        }
         let moved = crate::store::sessions::update(tx, &session, &checking).await?;
         if !(locked && moved) {
             return Err(refuse(Refusal::Busy));
@@ -439,37 +465,15 @@ impl AdmitStep {
                 continue;
             }
             let idle_since = other.expires_at.plus_seconds(-self.lifetimes.kept_state);
-            let idle = other.instance_id != self.instance
-                || idle_since.plus_seconds(SUPERSEDE_AFTER) <= tx.now();
+            let idle = idle_since.plus_seconds(SUPERSEDE_AFTER) <= tx.now()
+                || instances::find_living(tx, other.instance_id)
+                    .await?
+                    .is_none();
             if other.state.is_checking() || !idle {
                 return Err(refuse(Refusal::Busy));
             }
             lifecycle::give_up(tx, &other, SessionState::Aborted).await?;
         }
         Ok(())
-    }
-}
-
-/// Ends what a dead process left behind; called once before anything is served.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn adopt_orphans(store: &Store, living: InstanceId) -> Result<usize, StoreError> {
-    let mut adopted = 0;
-    loop {
-        let mut reader = store.reader().await?;
-        let orphans = crate::store::sessions::orphaned(&mut reader, living).await?;
-        drop(reader);
-        if orphans.is_empty() {
-            return Ok(adopted);
-        }
-        for session in orphans {
-            tracing::warn!(session = %session.session_id, profile = %session.profile_id, "a check was left behind by a process that died");
-            match store.conclude(Orphan { session }).await {
-                Ok(_) => adopted += 1,
-                Err(CommitError::Refused(_)) => {}
-                Err(CommitError::Store(error)) => return Err(error),
-            }
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Ending, KeyStanding, Lifetimes, after};
 use crate::domain::{OperationId, ProfileState, SessionKind, Suspicion};
+use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::shares::ShareRow;
 use crate::store::steps::StepOutcome;
@@ -133,10 +134,13 @@ impl Operation for Conclude {
         let id = self.session.session_id;
         let ending = self.effect.ending();
         let next = after(&self.session, ending, tx.now(), &self.lifetimes);
+        // The permit is this very check; the session may be in another one meanwhile.
+        if !steps::close(tx, self.permit_id, self.effect.step_outcome()).await? {
+            return self.too_late(tx).await;
+        }
         let moved = sessions::update(tx, &self.session, &next).await?;
         let unlocked = profiles::unlock(tx, self.session.profile_id, id).await?;
-        let closed = steps::close(tx, self.permit_id, self.effect.step_outcome()).await?;
-        if !(moved && unlocked && closed) {
+        if !(moved && unlocked) {
             return Err(CommitError::Refused(Gone));
         }
         apply_effect(tx, &self.session, &self.effect).await?;
@@ -146,6 +150,26 @@ impl Operation for Conclude {
             .profile(self.session.profile_id)
             .session(id);
         Ok(((), record))
+    }
+}
+
+impl Conclude {
+    /// The check was ended as one of a process that died, and counted as such. What it found is refused,
+    /// but a counterparty that was caught is banned all the same: a verdict is never dropped.
+    async fn too_late(&self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
+        let caught = matches!(self.effect, Effect::Ban { .. });
+        if !caught || !steps::was_orphaned(tx, self.permit_id).await? {
+            return Err(CommitError::Refused(Gone));
+        }
+        let session = &self.session;
+        let profile = profiles::find(tx, session.profile_id).await?;
+        let same_key = |profile: &ProfileRow| profile.generation == session.generation;
+        let profile = profile.filter(same_key).ok_or(CommitError::Refused(Gone))?;
+        let standing = KeyStanding::of(&profile).banned();
+        let (suspect, failed) = (standing.suspect_events, standing.failed_signatures);
+        profiles::set_key(tx, session.profile_id, standing.state, suspect, failed).await?;
+        let record = self.effect.record().profile(session.profile_id);
+        Ok(((), record.session(session.session_id)))
     }
 }
 

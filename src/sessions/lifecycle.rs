@@ -4,8 +4,8 @@ use super::KeyStanding;
 use crate::domain::{ProfileId, ProfileState, SessionKind, SessionState};
 use crate::store::sessions::SessionRow;
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, profiles,
-    sessions, shares, steps, transactions,
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, instances,
+    profiles, sessions, shares, steps, transactions,
 };
 
 /// The session moved on meanwhile.
@@ -82,11 +82,22 @@ impl Operation for Expire {
     }
 }
 
+/// Why nobody will conclude a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The process that began it no longer lives.
+    Died,
+    /// This process began it and does not run it.
+    Forgotten,
+}
+
 /// Ends a check that a process left behind. Nobody knows what the counterparty learned from it, so
 /// it counts against the key.
 pub struct Orphan {
     /// The session as it was read, in a checking state.
     pub session: SessionRow,
+    /// Why.
+    pub left: Left,
 }
 
 impl Operation for Orphan {
@@ -99,11 +110,16 @@ impl Operation for Orphan {
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<MovedOn>> {
         let session = &self.session;
-        profiles::unlock(tx, session.profile_id, session.session_id).await?;
-        steps::orphan(tx, session.session_id).await?;
+        // It may have renewed its lease since it was found dead.
+        let lives = instances::find_living(tx, session.instance_id).await?;
+        if self.left == Left::Died && lives.is_some() {
+            return Err(CommitError::Refused(MovedOn));
+        }
         if !give_up(tx, session, SessionState::Aborted).await? {
             return Err(CommitError::Refused(MovedOn));
         }
+        profiles::unlock(tx, session.profile_id, session.session_id).await?;
+        steps::orphan(tx, session.session_id).await?;
         if let Some(profile) = profiles::find(tx, session.profile_id).await? {
             let standing = KeyStanding::of(&profile).orphaned();
             profiles::set_key(

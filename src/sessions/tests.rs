@@ -80,14 +80,20 @@ fn only_the_step_a_session_waits_for_is_admitted() {
 }
 
 #[test]
-fn a07_kept_state_of_another_process_is_lost() {
-    let row = session(
-        SessionKind::Sign,
-        SessionState::Round1Done,
-        InstanceId::generate(),
-    );
-    let result = admit(&row, &arrival(2, InstanceId::generate()));
-    assert_eq!(result.err(), Some(Refusal::Lost));
+fn a07_kept_state_stays_with_the_process_that_made_it() {
+    let (owner, other) = (InstanceId::generate(), InstanceId::generate());
+    for state in SessionState::ALL.iter().filter(|state| state.is_active()) {
+        for kind in [SessionKind::Sign, SessionKind::Keygen] {
+            let row = session(kind, *state, owner);
+            for step in 1..=3 {
+                let refused = admit(&row, &arrival(step, other)).err();
+                assert_eq!(refused, Some(Refusal::Elsewhere(owner)), "{state:?}");
+            }
+        }
+    }
+    let begun_by_none = session(SessionKind::Sign, SessionState::Created, owner);
+    let admitted = admit(&begun_by_none, &arrival(1, other)).unwrap();
+    assert_eq!(admitted.instance_id, other);
 }
 
 #[test]

@@ -356,6 +356,14 @@ impl Connection {
         }
     }
 
+    /// The time of the server; absent where there is none.
+    pub(super) async fn server_clock(&mut self) -> Result<Option<i64>, EngineError> {
+        match self {
+            Self::Sqlite(_) => Ok(None),
+            Self::Postgres(connection) => connection.server_clock().await.map(Some),
+        }
+    }
+
     /// Begins a transaction that writes, and takes the locks of these keys: operations on one key
     /// exclude each other, whichever process runs them. SQLite has one writer and needs no locks.
     pub(super) async fn begin(&mut self, keys: &[i64]) -> Result<(), EngineError> {

@@ -3,7 +3,9 @@
 use super::engine::{Row, values};
 use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
-use crate::domain::{Generation, KeyState, OwnerId, ProfileId, ProfileState, SessionId, TenantId};
+use crate::domain::{
+    Generation, InstanceId, KeyState, OwnerId, ProfileId, ProfileState, SessionId, TenantId,
+};
 
 /// A profile.
 #[derive(Clone, Debug)]
@@ -141,14 +143,21 @@ pub async fn set_address(
     Ok(())
 }
 
-/// Takes the key's lock for a session; false if another session holds it.
+/// Takes the key's lock for a session that `instance` is to check; false if another session holds it, or
+/// if the instance was ended: others then end its checks.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn lock(tx: &mut Tx<'_>, id: ProfileId, session: SessionId) -> Result<bool, StoreError> {
+pub async fn lock(
+    tx: &mut Tx<'_>,
+    id: ProfileId,
+    session: SessionId,
+    instance: InstanceId,
+) -> Result<bool, StoreError> {
     tx.execute_one(
-        "UPDATE profiles SET checking = $2 WHERE profile_id = $1 AND checking IS NULL",
-        values![id.to_string(), session.to_string()],
+        "UPDATE profiles SET checking = $2 WHERE profile_id = $1 AND checking IS NULL AND EXISTS \
+         (SELECT 1 FROM instances WHERE instance_id = $3 AND ended_at IS NULL)",
+        values![id.to_string(), session.to_string(), instance.to_string()],
     )
     .await
 }

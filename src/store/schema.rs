@@ -34,6 +34,7 @@ macro_rules! migrations {
 /// In order, from 1, without a gap.
 const MIGRATIONS: &[Migration] = migrations![
     1 "first_light" "0001_first_light.sql",
+    2 "instances" "0002_instances.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

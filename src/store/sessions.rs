@@ -96,21 +96,19 @@ pub async fn active_of(
     rows.into_iter().map(SessionRow::read).collect()
 }
 
-/// Sessions whose check another process left behind.
+/// Sessions whose check was left behind by a process that no longer lives.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn orphaned(
-    reads: &mut impl Reads,
-    living: InstanceId,
-) -> Result<Vec<SessionRow>, StoreError> {
+pub async fn orphaned(reads: &mut impl Reads) -> Result<Vec<SessionRow>, StoreError> {
     let rows = reads
         .query(
             select!(
-                "state IN ('r1_checking', 'r2_checking', 'r3_checking') AND instance_id <> $1 \
-         ORDER BY session_id LIMIT 1000"
+                "state IN ('r1_checking', 'r2_checking', 'r3_checking') AND NOT EXISTS \
+                 (SELECT 1 FROM instances WHERE instances.instance_id = sessions.instance_id \
+                 AND instances.ended_at IS NULL) ORDER BY session_id LIMIT 1000"
             ),
-            values![living.to_string()],
+            &[],
         )
         .await?;
     rows.into_iter().map(SessionRow::read).collect()
@@ -199,8 +197,8 @@ pub async fn insert(tx: &mut Tx<'_>, session: &SessionRow) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Writes what may change in a session, if it still stands in `from` at the same attempt; false if
-/// it does not.
+/// Writes what may change in a session, if it still stands in `from`, at the same attempt and with the
+/// same instance; false if it does not.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -213,7 +211,7 @@ pub async fn update(
     tx.execute_one(
         "UPDATE sessions SET state = $4, attempt = $5, server_nonce = $6, instance_id = $7, \
          request_hash = $8, expires_at = $9, updated_at = $10, certificate_spki = $11 \
-         WHERE session_id = $1 AND state = $2 AND attempt = $3",
+         WHERE session_id = $1 AND state = $2 AND attempt = $3 AND instance_id = $12",
         values![
             from.session_id.to_string(),
             from.state.as_str(),
@@ -225,7 +223,8 @@ pub async fn update(
             to.request_hash.as_ref(),
             to.expires_at.as_micros(),
             now,
-            &to.certificate_spki
+            &to.certificate_spki,
+            from.instance_id.to_string()
         ],
     )
     .await

@@ -1,7 +1,7 @@
 //! One row per permit: what makes `unwraps <= records <= permits` countable.
 
 use super::engine::values;
-use super::{StoreError, Tx};
+use super::{Reads, StoreError, Tx};
 use crate::domain::{OperationId, SessionId};
 
 /// How a permitted step ended.
@@ -70,6 +70,21 @@ pub async fn close(
         values![permit.to_string(), outcome.as_str(), now],
     )
     .await
+}
+
+/// Whether this step was ended as one of a process that died.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn was_orphaned(reads: &mut impl Reads, permit: OperationId) -> Result<bool, StoreError> {
+    let row = reads
+        .query_one(
+            "SELECT outcome FROM steps WHERE permit_id = $1",
+            values![permit.to_string()],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(false) };
+    Ok(row.of("steps").text("outcome")? == StepOutcome::Orphaned.as_str())
 }
 
 /// Ends every open step of a session whose process died.

@@ -49,6 +49,8 @@ macro_rules! on_both_engines {
     };
 }
 
+mod instances_tests;
+
 on_both_engines![
     an_operation_that_refuses_leaves_nothing_behind,
     an_operation_whose_caller_goes_away_happens_all_the_same,

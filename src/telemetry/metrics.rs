@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::domain::{EnvironmentKind, SessionKind};
@@ -113,6 +113,7 @@ build! {
     Histogram: |name, help, _labels| Self::with_opts(HistogramOpts::new(name, help).buckets(BUCKETS.to_vec()));
     IntCounter: |name, help, _labels| Self::new(name, help);
     IntGauge: |name, help, _labels| Self::new(name, help);
+    Gauge: |name, help, _labels| Self::new(name, help);
 }
 
 macro_rules! metrics {
@@ -177,6 +178,14 @@ metrics! {
     broadcasts: IntCounterVec = "countersign_broadcasts_total" ["outcome"];
     /// Audit records that are committed but not yet in the hash chain.
     audit_unchained: IntGauge = "countersign_audit_unchained_records" [];
+    /// Instances that serve this database, this one among them.
+    instances_alive: IntGauge = "countersign_instances_alive" [];
+    /// Time since this instance renewed its lease; it begins no check once it lapses, at 10 seconds.
+    lease_age: Gauge = "countersign_lease_age_seconds" [];
+    /// How far the clock of this machine is ahead of the database server's.
+    clock_skew: Gauge = "countersign_database_clock_skew_seconds" [];
+    /// Checks of instances that died, ended by this one: each counts as a suspect event.
+    orphans_reaped: IntCounter = "countersign_orphans_reaped_total" [];
 }
 
 impl Metrics {
@@ -252,6 +261,27 @@ impl Metrics {
     /// The number of audit records that wait for the hash chain.
     pub fn audit_unchained(&self, count: i64) {
         self.audit_unchained.set(count);
+    }
+
+    /// How many instances serve this database.
+    pub fn instances_alive(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.instances_alive.set(count);
+    }
+
+    /// The time since the lease was renewed.
+    pub fn lease_age(&self, age: Duration) {
+        self.lease_age.set(age.as_secs_f64());
+    }
+
+    /// How far our clock is ahead of the database server's, in seconds.
+    pub fn clock_skew(&self, seconds: f64) {
+        self.clock_skew.set(seconds);
+    }
+
+    /// A check that its process left behind was ended.
+    pub fn orphan_reaped(&self) {
+        self.orphans_reaped.inc();
     }
 
     /// All metrics in the Prometheus text format.

@@ -12,6 +12,10 @@ use tokio::time::Instant;
 pub enum Check {
     /// The database answers.
     Store,
+    /// Our lease among the instances of this database holds.
+    Lease,
+    /// Our clock agrees with the database server's.
+    Clock,
     /// The token opens and closes a test object.
     Hsm,
     /// The node of the chain with this EIP-155 id answers with this id.
@@ -23,7 +27,7 @@ impl Check {
     /// go on working, and taking the appliance out of service would not bring the node back.
     #[must_use]
     pub const fn is_required(self) -> bool {
-        matches!(self, Self::Store | Self::Hsm)
+        !matches!(self, Self::Chain(_))
     }
 }
 
@@ -31,6 +35,8 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Store => f.write_str("store"),
+            Self::Lease => f.write_str("lease"),
+            Self::Clock => f.write_str("clock"),
             Self::Hsm => f.write_str("hsm"),
             Self::Chain(id) => write!(f, "chain:{id}"),
         }

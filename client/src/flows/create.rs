@@ -145,6 +145,9 @@ struct Keygen<'a> {
 struct Session {
     profile_id: String,
     keygen_session_id: String,
+    /// What the three requests are routed by: the first one, which meets the instance that holds the session, is sent
+    /// before the session has its id.
+    route: String,
 }
 
 impl Session {
@@ -178,7 +181,9 @@ impl Keygen<'_> {
             name: wallet.name().to_string(),
             client_share: client_share(wallet, sealed),
         };
-        let request = Request::post(api::PROFILES, &body)?.with_idempotency_key(&key);
+        let request = Request::post(api::PROFILES, &body)?
+            .with_idempotency_key(&key)
+            .of_session(&key);
         let answer: KeygenAnswer = self.appliance.call(wallet, &request).await?;
         let keygen_session_id = answer
             .keygen_session_id
@@ -186,6 +191,7 @@ impl Keygen<'_> {
         let session = Session {
             profile_id: answer.profile_id,
             keygen_session_id,
+            route: key,
         };
         wallet.set_draft_session(&session.profile_id, &session.keygen_session_id)?;
 
@@ -214,9 +220,8 @@ impl Keygen<'_> {
             keygen_session_id: session.keygen_session_id.clone(),
             client_share: client_share(wallet, sealed),
         };
-        self.appliance
-            .call(wallet, &Request::post(api::PROFILES, &body)?)
-            .await
+        let request = Request::post(api::PROFILES, &body)?.of_session(&session.route);
+        self.appliance.call(wallet, &request).await
     }
 
     fn seal(

@@ -185,7 +185,10 @@ pub async fn session(
     session_id: &str,
 ) -> Result<Session, ClientError> {
     let session: Session = appliance
-        .call(wallet, &Request::get(api::session_path(session_id)))
+        .call(
+            wallet,
+            &Request::get(api::session_path(session_id)).of_session(session_id),
+        )
         .await?;
     let asked = session.session_id == session_id;
     asked

@@ -224,7 +224,8 @@ pub(super) async fn restart(
             session_id: session_id.clone(),
             restart: true,
         },
-    )?;
+    )?
+    .of_session(&session_id);
     let start = Instant::now();
     let Restarted {
         attempt,
@@ -298,9 +299,8 @@ async fn attempt(
         session_id: session_id.clone(),
         p1_signature_share: sealed,
     };
-    let answer: RoundOneAnswer = appliance
-        .call(wallet, &Request::post(api::SIGN, &round)?)
-        .await?;
+    let request = Request::post(api::SIGN, &round)?.of_session(&session_id);
+    let answer: RoundOneAnswer = appliance.call(wallet, &request).await?;
     let message = open(&opener, &answer.mpc_message)?;
     let sg2 = wallet.under_suspicion(&attempt_label(&session_id, offered.attempt), || {
         state.round_2(&share, &message)
@@ -320,9 +320,8 @@ async fn attempt(
         session_id: session_id.clone(),
         p1_signature_share: sealed,
     };
-    let answer: RoundTwoAnswer = appliance
-        .call(wallet, &Request::post(api::SIGN, &round)?)
-        .await?;
+    let request = Request::post(api::SIGN, &round)?.of_session(&session_id);
+    let answer: RoundTwoAnswer = appliance.call(wallet, &request).await?;
     wallet.finish_payment(&answer.tx_hash)?;
     Ok(Sent {
         session_id,

@@ -62,6 +62,21 @@ async fn a_changed_request_no_longer_carries_the_owners_signature() {
 }
 
 #[tokio::test]
+async fn all_requests_of_a_session_are_routed_alike() {
+    let bench = Bench::start().await;
+    let mut wallet = bench.create().await.unwrap();
+    let keygen = bench.server.routes(api::PROFILES);
+    assert_eq!(keygen.len(), 3);
+    assert!(keygen[0].is_some());
+    assert!(keygen.iter().all(|session| *session == keygen[0]));
+
+    let sent = bench.send(&mut wallet).await.unwrap();
+    let session = Some(sent.session_id);
+    assert_eq!(bench.server.routes(api::SIGN), [session.clone(), session]);
+    assert_eq!(bench.server.routes(api::IDENTITY)[0], None);
+}
+
+#[tokio::test]
 async fn only_the_pinned_appliance_is_sealed_to() {
     let bench = Bench::start().await;
     let genuine = bench.server.config(bench.directory.path());

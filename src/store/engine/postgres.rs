@@ -138,6 +138,14 @@ impl Connection {
         within(alive, script.execute(inner)).await.map(|_| ())
     }
 
+    /// Now, not the beginning of the transaction.
+    pub(super) async fn server_clock(&mut self) -> Result<i64, EngineError> {
+        let sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+        let row = self.query(sql, &[]).await?.into_iter().next();
+        let now = row.ok_or(EngineError::Gone)?.of("clock").int("now");
+        now.map_err(|_| EngineError::Gone)
+    }
+
     /// Locks are taken in order, so that two transactions never wait for each other's.
     pub(super) async fn begin(&mut self, keys: &[i64]) -> Result<(), EngineError> {
         let mut keys = keys.to_vec();

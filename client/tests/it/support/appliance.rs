@@ -60,6 +60,8 @@ struct Shared {
     protocol: Mutex<Protocol>,
     /// While set, every connection breaks before anything is processed.
     offline: AtomicBool,
+    /// What each request would be routed by: its path and its `MPC-Session`.
+    routes: Mutex<Vec<(String, Option<String>)>>,
     /// Key exchange of the last connection.
     key_exchange: Mutex<Option<NamedGroup>>,
 }
@@ -73,6 +75,7 @@ impl FakeAppliance {
         let shared = Arc::new(Shared {
             protocol: Mutex::new(Protocol::new()),
             offline: AtomicBool::new(false),
+            routes: Mutex::default(),
             key_exchange: Mutex::new(None),
         });
         tokio::spawn(accept(listener, acceptor, shared.clone()));
@@ -99,6 +102,13 @@ impl FakeAppliance {
 
     pub(crate) fn set_offline(&self, offline: bool) {
         self.shared.offline.store(offline, Ordering::SeqCst);
+    }
+
+    /// The `MPC-Session` of all requests to `path`, in order.
+    pub(crate) fn routes(&self, path: &str) -> Vec<Option<String>> {
+        let routes = self.shared.routes.lock().unwrap();
+        let of_path = routes.iter().filter(|(found, _)| found == path);
+        of_path.map(|(_, session)| session.clone()).collect()
     }
 
     pub(crate) fn key_exchange(&self) -> Option<NamedGroup> {
@@ -151,6 +161,8 @@ async fn answer(
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned)
     };
+    let route = (path.clone(), header("mpc-session"));
+    shared.routes.lock().unwrap().push(route);
     let outcome = if path == "/api/v1/mpc/identity" {
         Ok((200, protocol.identity()))
     } else {
