@@ -226,7 +226,7 @@ impl Membership {
         match timeout(LEAVE, self.store.end_lease(self.instance())).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::error!(?error, "the lease could not be ended; it will lapse")
+                tracing::error!(?error, "the lease could not be ended; it will lapse");
             }
             Err(_) => tracing::error!("the database did not end the lease in time; it will lapse"),
         }

@@ -2,6 +2,8 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "tests"
 )]
 
@@ -50,6 +52,7 @@ macro_rules! on_both_engines {
 }
 
 mod instances_tests;
+mod two_processes_tests;
 
 on_both_engines![
     an_operation_that_refuses_leaves_nothing_behind,
