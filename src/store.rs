@@ -558,9 +558,7 @@ impl Store {
         lease: instances::Lease,
     ) -> Result<instances::Skew, StoreError> {
         let alone = self.alone;
-        self.leases
-            .maintain(instances::Renew { lease, alone })
-            .await
+        self.leases.insist(instances::Renew { lease, alone }).await
     }
 
     /// Ends an instance that has let its lease lapse; false if it has not.
@@ -570,7 +568,7 @@ impl Store {
     pub async fn end_lapsed(&self, instance: InstanceId) -> Result<bool, StoreError> {
         let only_lapsed = true;
         self.writer
-            .maintain(instances::End {
+            .insist(instances::End {
                 instance,
                 only_lapsed,
             })
@@ -584,7 +582,7 @@ impl Store {
     pub async fn end_lease(&self, instance: InstanceId) -> Result<bool, StoreError> {
         let only_lapsed = false;
         self.leases
-            .maintain(instances::End {
+            .insist(instances::End {
                 instance,
                 only_lapsed,
             })

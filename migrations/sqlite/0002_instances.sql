@@ -6,7 +6,7 @@ CREATE TABLE instances (
     instance_id TEXT    NOT NULL PRIMARY KEY,
     -- What clients and gateways see of it.
     tag         TEXT    NOT NULL UNIQUE CHECK (length(tag) = 10),
-    -- The boot of the machine it runs on.
+    -- The boot of the machine it runs on, or 'hidden'; for people.
     boot_id     TEXT    NOT NULL,
     -- Times of the database server's clock.
     started_at  INTEGER NOT NULL,

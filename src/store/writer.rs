@@ -123,11 +123,26 @@ impl Writer {
         async move { answer.await.unwrap_or(Err(CommitError::Store(gone()))) }
     }
 
-    /// Runs upkeep in the same queue.
+    /// Runs upkeep in the same queue, if there is a place for it.
     pub(super) async fn maintain<U: Upkeep>(&self, upkeep: U) -> Result<U::Output, StoreError> {
         let place = Arc::clone(&self.admissions)
             .try_acquire_owned()
             .map_err(|_| StoreError::Overloaded)?;
+        self.hand_over_upkeep(upkeep, place).await
+    }
+
+    /// As [`Writer::maintain`], for upkeep that must not be shed.
+    pub(super) async fn insist<U: Upkeep>(&self, upkeep: U) -> Result<U::Output, StoreError> {
+        let place = Arc::clone(&self.conclusions).acquire_owned().await;
+        let place = place.map_err(|_| gone())?;
+        self.hand_over_upkeep(upkeep, place).await
+    }
+
+    async fn hand_over_upkeep<U: Upkeep>(
+        &self,
+        upkeep: U,
+        place: OwnedSemaphorePermit,
+    ) -> Result<U::Output, StoreError> {
         let (reply, answer) = oneshot::channel();
         let key = upkeep.key();
         self.send(key, Box::new(Task::new(upkeep, place, reply)));

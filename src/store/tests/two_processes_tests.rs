@@ -534,11 +534,7 @@ impl Operation for Reserve {
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<()>> {
         let mut sender = [0; 20];
-        hex::decode_to_slice(
-            &self.profile.to_string().replace('-', ""),
-            &mut sender[..16],
-        )
-        .unwrap();
+        hex::decode_to_slice(self.profile.to_string().replace('-', ""), &mut sender[..16]).unwrap();
         let held = transactions::held_nonces(tx, CHAIN, &sender, 0).await?;
         let free = held.iter().zip(0..).find(|(taken, next)| **taken != *next);
         let nonce = free.map_or(held.len() as u64, |(_, next)| next);
