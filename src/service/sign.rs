@@ -138,8 +138,24 @@ impl Sign {
                 message,
                 finish,
             )
-            .await?;
-        self.deliver(made, round.body_hash).await
+            .await;
+        match made {
+            Ok(made) => self.deliver(made, round.body_hash).await,
+            Err(error @ Error::StateConflict { .. }) => self.meanwhile(&owner, &round, error).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The identical request may have been concluded while this one stood behind it: then its answer is
+    /// the one, or will be in a moment.
+    async fn meanwhile(&self, owner: &Owner, round: &Round, error: Error) -> Result<Reply, Error> {
+        let (session, _) = self.session(owner, round.session_id).await?;
+        let goes_on = session.state.is_active() || session.state == SessionState::Signed;
+        if session.request_hash != Some(round.body_hash) || !goes_on {
+            return Err(error);
+        }
+        let answer = self.repeated(&session, round).await?;
+        answer.ok_or_else(|| Refusal::Busy.into())
     }
 
     /// Starts the next attempt of a session that was given up.
