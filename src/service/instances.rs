@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::domain::{InstanceId, InstanceTag};
 use crate::sessions::lifecycle::{Left, Orphan};
-use crate::store::instances::{self, Lease, Skew};
+use crate::store::instances::{self, InstanceRow, Lease, Skew};
 use crate::store::{CommitError, Store, StoreError, sessions};
 use crate::telemetry::metrics::Metrics;
 
@@ -278,24 +278,23 @@ impl Membership {
         let mut reader = self.store.reader().await?;
         let living = instances::living(&mut reader).await?;
         drop(reader);
-        self.metrics.instances_alive(living.len());
         let standing = *self.standing();
-        if !standing.may_judge(Instant::now()) {
-            return Ok(());
-        }
-        // Their server's time is near enough to look; the operation asks the server itself.
-        let server = clock::now()
-            .as_micros()
-            .saturating_sub(standing.skew.micros);
-        for row in living {
-            let lapsed = row.lease_until.as_micros() <= server;
-            if row.instance_id != self.instance()
-                && lapsed
-                && self.store.end_lapsed(row.instance_id).await?
-            {
-                tracing::warn!(instance = %row.tag, "an instance let its lease lapse and was ended");
+        let mut alive = living.len();
+        if standing.may_judge(Instant::now()) {
+            // Their server's time is near enough to look; the operation asks the server itself.
+            let skew = standing.skew.micros;
+            let server = clock::now().as_micros().saturating_sub(skew);
+            let lapsed = |row: &InstanceRow| {
+                row.instance_id != self.instance() && row.lease_until.as_micros() <= server
+            };
+            for row in living.into_iter().filter(lapsed) {
+                if self.store.end_lapsed(row.instance_id).await? {
+                    tracing::warn!(instance = %row.tag, "an instance let its lease lapse and was ended");
+                    alive = alive.saturating_sub(1);
+                }
             }
         }
+        self.metrics.instances_alive(alive);
         Ok(())
     }
 
