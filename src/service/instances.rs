@@ -25,8 +25,6 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 /// How far our clock may be from the database server's. Sessions and decisions live for minutes and begin
 /// on one machine and end on another; leases do not depend on it.
 const MAX_SKEW: Duration = Duration::from_secs(5);
-/// The lease where no other process can have the database open: for good. The process lock is the proof.
-const FOR_GOOD: i64 = 1_000_000_000;
 /// How often the age of the lease is shown while a renewal is under way.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 /// Longest wait for the end of the lease at an orderly stop. Without it the lease lapses by itself.
@@ -114,11 +112,10 @@ impl Membership {
         boot_id: String,
         metrics: Arc<Metrics>,
     ) -> Result<Self, JoinError> {
-        let alone = store.is_alone();
         let lease = Lease {
             instance: InstanceId::generate(),
             boot_id,
-            seconds: if alone { FOR_GOOD } else { seconds(LEASE) },
+            seconds: seconds(LEASE),
         };
         let begun = Instant::now();
         let joined = store.renew_lease(lease.clone()).await;
@@ -154,7 +151,8 @@ impl Membership {
         self.lease.instance.tag()
     }
 
-    /// Whether the lease holds, so that a check may begin.
+    /// Whether the lease holds, so that a check may begin. Where no other process can have the database
+    /// open, it does: the process lock is the proof, and nobody looks at the lease.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.store.is_alone() || self.standing().holds(Instant::now())
@@ -182,7 +180,7 @@ impl Membership {
         compared(self.standing().skew).map_err(|differ| differ.to_string())
     }
 
-    /// Renews the lease until told to stop.
+    /// Renews the lease until told to stop, where others look at it.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         if self.store.is_alone() {
             return;
