@@ -34,14 +34,6 @@ impl Database {
         Self::at(Location::Postgres(server(&name)), None)
     }
 
-    /// The name of a database on the server.
-    pub(in crate::store) fn name(&self) -> &str {
-        match &*self.location {
-            Location::Sqlite(_) => panic!("a file"),
-            Location::Postgres(options) => &options.database,
-        }
-    }
-
     /// Where the database of this name is.
     pub(in crate::store) fn postgres_named(name: &str) -> Location {
         Location::Postgres(server(name))

@@ -13,9 +13,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
 
-use act::{Act, Action, Names, SESSIONS};
+use act::{Act, Action, Names, SESSIONS, instance};
 use facts::{Model, read, recorded};
 
+use super::super::instances::Lease;
 use super::super::{CommitError, Reads, Store, StoreError};
 use super::AddProfile;
 use super::database::Database;
@@ -90,6 +91,12 @@ async fn perform(store: Store, names: Names, actions: Vec<(Action, bool)>) -> An
 
 /// One run, and the comparison of what it left behind.
 async fn run(store: &Store, run: u32, script: Script) {
+    let lease = Lease {
+        instance: instance(),
+        boot_id: "boot".to_owned(),
+        seconds: 10,
+    };
+    store.renew_lease(lease).await.unwrap();
     let mut profiles = Vec::new();
     for number in 0..PROFILES {
         let names = Names::new(run);

@@ -2,7 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "tests")]
 
 use crate::domain::{
-    DeviceKeyId, IdempotencyKey, KeyState, OperationId, ProfileId, SessionId, TenantId,
+    DeviceKeyId, IdempotencyKey, InstanceId, KeyState, OperationId, ProfileId, SessionId, TenantId,
     TransactionId,
 };
 use crate::store::engine::values;
@@ -17,6 +17,11 @@ use crate::store::{
 /// Sessions of a profile.
 pub(super) const SESSIONS: usize = 4;
 const CHAIN: u64 = 31_337;
+
+/// The process in which all of it happens.
+pub(super) fn instance() -> InstanceId {
+    InstanceId::parse("01890000-0000-7000-8000-000000000001").unwrap()
+}
 
 /// What happens to a profile.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +129,7 @@ impl Operation for Act {
                 required(sessions::find(tx, session).await?.is_some())?;
                 // Before it is known whether the lock is free: what refuses takes it back.
                 steps::open(tx, session, 1, 1).await?;
-                required(profiles::lock(tx, profile, session).await?)?;
+                required(profiles::lock(tx, profile, session, instance()).await?)?;
             }
             Action::Unlock(session) => {
                 steps::orphan(tx, names.sessions[session]).await?;
