@@ -83,6 +83,20 @@ fn issued(appliance: &Appliance, san: &str, days: i32) -> [String; 2] {
     [certificate, directory.join("client-key.pem")].map(|path| path.to_str().unwrap().to_owned())
 }
 
+/// The tag with which an instance names itself.
+pub(crate) fn instance_of(appliance: &Appliance) -> String {
+    let (certificate, key) = (
+        appliance.pki("gateway.pem"),
+        appliance.pki("gateway-key.pem"),
+    );
+    let own = ["--cert", &certificate, "--key", &key];
+    let got = curl(appliance, &appliance.url(IDENTITY), &own);
+    let mut lines = got.head.lines();
+    let tag = lines.find_map(|line| line.strip_prefix("mpc-instance: "));
+    tag.unwrap_or_else(|| panic!("no tag: {}", got.head))
+        .to_owned()
+}
+
 const IDENTITY: &str = "/api/v1/mpc/identity";
 
 #[tokio::test(flavor = "multi_thread")]

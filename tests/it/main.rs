@@ -16,6 +16,7 @@ mod crashes;
 mod environment;
 mod first_light;
 mod front_door;
+mod instances;
 mod lifecycle;
 mod outages;
 mod postgres;

@@ -357,7 +357,7 @@ async fn a02_parallel_first_messages_of_one_key_are_checked_one_at_a_time() {
 }
 
 /// Polls all futures at once.
-async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+pub(crate) async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         for (future, output) in &mut pending {

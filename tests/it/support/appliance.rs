@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use countersign_client::transport::{Reply, SignedRequest, Transport};
@@ -12,7 +13,7 @@ use reqwest::Method;
 use tempfile::TempDir;
 
 use super::database::Database;
-use super::engine::Storage;
+use super::engine::{OwnDatabase, Storage};
 use super::{CHAIN, Node, eventually, files_below, free_port, root};
 
 pub(crate) use super::wallet::wallet_of;
@@ -68,11 +69,13 @@ impl SoftToken {
 
 /// An initialised environment and, while it is started, the process that serves it.
 pub(crate) struct Appliance {
-    directory: TempDir,
+    directory: Arc<TempDir>,
+    /// The name of its configuration file and of its log.
+    name: &'static str,
     /// Its HSM.
-    pub(crate) token: SoftToken,
+    pub(crate) token: Arc<SoftToken>,
     /// Its database.
-    pub(crate) storage: Storage,
+    pub(crate) storage: Arc<Storage>,
     process: Option<Child>,
     operator: Transport,
     operator_port: u16,
@@ -86,6 +89,46 @@ impl Appliance {
         let mut appliance = Self::init(&node.url());
         appliance.serve().await;
         appliance
+    }
+
+    /// As [`Appliance::start`], on PostgreSQL, whatever the others run on.
+    pub(crate) async fn start_on_postgres(node: &Node) -> Self {
+        let storage = |directory: &Path| Storage::Postgres(Box::new(OwnDatabase::make(directory)));
+        let mut appliance = Self::init_on(&node.url(), storage);
+        appliance.serve().await;
+        appliance
+    }
+
+    /// One more instance of this environment: the same token, database and wallets, with listeners of its own. Serves.
+    pub(crate) async fn another(&self) -> Self {
+        let (api, operator) = (free_port(), free_port());
+        let port = |url: &reqwest::Url| format!("\"127.0.0.1:{}\"", url.port().unwrap());
+        let file = self.environment().join(format!("{}.toml", self.name));
+        let config = std::fs::read_to_string(file)
+            .unwrap()
+            .replace(
+                &port(&self.client.config().url),
+                &format!("\"127.0.0.1:{api}\""),
+            )
+            .replace(
+                &format!("\"127.0.0.1:{}\"", self.operator_port),
+                &format!("\"127.0.0.1:{operator}\""),
+            );
+        std::fs::write(self.environment().join("second.toml"), config).unwrap();
+        let mut of_client = self.client.config().clone();
+        of_client.url = format!("https://127.0.0.1:{api}/").parse().unwrap();
+        let mut another = Self {
+            operator: operator_transport(&of_client, &self.environment(), operator),
+            operator_port: operator,
+            client: countersign_client::Appliance::new(of_client).unwrap(),
+            directory: Arc::clone(&self.directory),
+            name: "second",
+            token: Arc::clone(&self.token),
+            storage: Arc::clone(&self.storage),
+            process: None,
+        };
+        another.serve().await;
+        another
     }
 
     /// Initialises an environment whose chain [`CHAIN`] is behind `url`. Serves nothing yet.
@@ -124,17 +167,14 @@ impl Appliance {
             .unwrap();
         assert!(output.status.success(), "init: {output:?}");
         let config = Config::load(&environment.join("client.toml")).unwrap();
-        let mut of_operator = config.clone();
-        of_operator.url = format!("https://127.0.0.1:{operator}/").parse().unwrap();
-        of_operator.certificate = environment.join("pki/operator.pem");
-        of_operator.key = environment.join("pki/operator-key.pem");
         Self {
-            operator: Transport::new(&of_operator).unwrap(),
+            operator: operator_transport(&config, &environment, operator),
             operator_port: operator,
             client: countersign_client::Appliance::new(config).unwrap(),
-            directory,
-            token,
-            storage,
+            directory: Arc::new(directory),
+            name: "countersignd",
+            token: Arc::new(token),
+            storage: Arc::new(storage),
             process: None,
         }
     }
@@ -157,6 +197,9 @@ impl Appliance {
     /// Starts the process without waiting for it.
     pub(crate) fn spawn(&mut self) {
         assert!(self.process.is_none(), "it runs already");
+        if Arc::strong_count(&self.storage) == 1 {
+            self.storage.let_leases_lapse();
+        }
         let process = self
             .serve_command()
             .stdin(Stdio::null())
@@ -173,7 +216,7 @@ impl Appliance {
         command
             .arg("serve")
             .arg("--config")
-            .arg(self.environment().join("countersignd.toml"))
+            .arg(self.environment().join(format!("{}.toml", self.name)))
             // Everything the appliance would ever say about a request.
             .env("RUST_LOG", "info,countersign=trace");
         command
@@ -329,7 +372,11 @@ impl Appliance {
     }
 
     fn log_file(&self) -> PathBuf {
-        self.directory.path().join("log")
+        let name = match self.name {
+            "countersignd" => "log".to_owned(),
+            name => format!("{name}.log"),
+        };
+        self.directory.path().join(name)
     }
 
     fn open_log(&self) -> File {
@@ -350,6 +397,14 @@ impl Drop for Appliance {
             eprintln!("end of the appliance's log:\n{}", &log[start..]);
         }
     }
+}
+
+fn operator_transport(config: &Config, environment: &Path, port: u16) -> Transport {
+    let mut of_operator = config.clone();
+    of_operator.url = format!("https://127.0.0.1:{port}/").parse().unwrap();
+    of_operator.certificate = environment.join("pki/operator.pem");
+    of_operator.key = environment.join("pki/operator-key.pem");
+    Transport::new(&of_operator).unwrap()
 }
 
 /// `countersignd` with this token and nothing else of our environment.

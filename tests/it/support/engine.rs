@@ -247,6 +247,15 @@ impl Storage {
         }
     }
 
+    /// Lets the time pass after which the instances that were killed are known to be dead: for tests that are not about
+    /// waiting for it.
+    pub(crate) fn let_leases_lapse(&self) {
+        if let Self::Postgres(database) = self {
+            let sql = "UPDATE instances SET ended_at = lease_until WHERE ended_at IS NULL";
+            database.server.run(&database.name, &[sql]);
+        }
+    }
+
     /// What is kept of it outside the environment's directory.
     pub(crate) fn at_rest(&self) -> Vec<(PathBuf, Vec<u8>)> {
         match self {

@@ -112,6 +112,11 @@ impl<'a> Signing<'a> {
         }
     }
 
+    /// The same session, at another instance from now on.
+    pub(crate) fn at(self, appliance: &'a Appliance) -> Self {
+        Self { appliance, ..self }
+    }
+
     /// What the signature is bound to.
     pub(crate) fn binding(&self) -> SignBinding {
         let (profile_id, slot) = self.wallet.current().unwrap();

@@ -20,7 +20,7 @@ pub(crate) enum Trap<'a> {
 impl<'a> Trap<'a> {
     /// Sets it for the running process; `n` counts from 1.
     pub(crate) fn arm(appliance: &'a Appliance, n: u32) -> Self {
-        match &appliance.storage {
+        match &*appliance.storage {
             Storage::Sqlite => Self::Sync(AtSync::arm(appliance.pid(), n)),
             Storage::Postgres(database) => {
                 Self::Commit(AtCommit::arm(database, appliance.pid(), n))
