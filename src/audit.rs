@@ -40,7 +40,7 @@ pub fn link_hash(previous: &[u8; 32], record: &StoredRecord) -> [u8; 32] {
 pub async fn sequence(store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
     loop {
         if let Err(error) = catch_up(&store).await {
-            tracing::error!(?error, "audit records could not be chained");
+            error.log("audit records could not be chained");
         }
         metrics.audit_unchained(backlog(&store).await);
         if stop.is_cancelled() {

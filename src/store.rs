@@ -25,6 +25,7 @@ pub mod decisions;
 pub mod devices;
 mod engine;
 pub mod environment;
+mod health;
 pub mod idempotency;
 pub mod instances;
 pub mod kem_keys;
@@ -72,6 +73,9 @@ pub enum StoreError {
         /// The column.
         column: &'static str,
     },
+    /// A page of the database is not what it was when it was written.
+    #[error("the database is damaged: restore it from a backup")]
+    Damaged,
     /// The schema is older than this program.
     #[error(
         "the database has schema version {found}, this program needs {needed}: back it up and run countersignd migrate"
@@ -126,6 +130,19 @@ pub enum StoreError {
     /// The database holds no environment: `countersignd init` was not run or not finished.
     #[error("the database holds no environment: run countersignd init")]
     NoEnvironment,
+}
+
+impl StoreError {
+    /// Logs what failed because of this. An outage is told by the store, once when it begins and once
+    /// when it ends, not by everybody who runs into it.
+    pub fn log(&self, what: &'static str) {
+        match self {
+            Self::Unavailable(error) if error.is_outage() || error.is_damage() => {
+                tracing::debug!(error = ?self, "{what}");
+            }
+            _ => tracing::error!(error = ?self, "{what}"),
+        }
+    }
 }
 
 /// Why an operation was not committed.
@@ -269,6 +286,7 @@ pub struct Tx<'a> {
     connection: &'a mut Connection,
     operation_id: OperationId,
     now: Timestamp,
+    changed: bool,
 }
 
 impl<'a> Tx<'a> {
@@ -281,7 +299,13 @@ impl<'a> Tx<'a> {
             connection,
             operation_id,
             now,
+            changed: false,
         }
+    }
+
+    /// Whether any row was changed.
+    const fn changed(&self) -> bool {
+        self.changed
     }
 
     /// The id of the operation, which is also the id of its audit record.
@@ -308,7 +332,9 @@ impl<'a> Tx<'a> {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<u64, StoreError> {
-        Ok(self.connection.execute(sql, values).await?)
+        let rows = self.connection.execute(sql, values).await?;
+        self.changed |= rows > 0;
+        Ok(rows)
     }
 
     /// Changes at most one row; whether it did.
@@ -340,6 +366,7 @@ pub struct Store {
     /// behind a queue.
     leases: writer::Writer,
     alone: bool,
+    health: health::Health,
     environment: EnvironmentRecord,
     metrics: Option<Arc<Metrics>>,
 }
@@ -424,19 +451,21 @@ impl Store {
         while connections.len() < lanes {
             connections.push(Connection::writer(&location).await?);
         }
-        let writer = writer::Writer::start(&location, connections, opening.lock, group);
+        let health = health::Health::new();
+        let writer = writer::Writer::start(&location, &health, connections, opening.lock, group);
         let alone = matches!(*location, Location::Sqlite(_));
         let leases = if alone {
             writer.clone()
         } else {
             let connection = Connection::writer(&location).await?;
-            writer::Writer::start(&location, vec![connection], None, 1)
+            writer::Writer::start(&location, &health, vec![connection], None, 1)
         };
         Ok(Self {
-            readers: readers::Readers::new(location, readers),
+            readers: readers::Readers::new(location, health.clone(), readers),
             writer,
             leases,
             alone,
+            health,
             environment,
             metrics: None,
         })
@@ -597,14 +626,23 @@ impl Store {
         self.readers.acquire().await
     }
 
-    /// Whether the database answers: one read and the writer's life sign.
+    /// Whether the database answers, takes writes and is sound: a read and, unless operations were
+    /// committed just now, a commit.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when it does not.
+    /// [`StoreError::Unavailable`] or [`StoreError::Damaged`] when it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut reader = self.reader().await?;
         environment::load(&mut reader).await?;
-        self.writer.ping()
+        self.writer.ping()?;
+        if !self.health.is_fresh() {
+            match self.writer.maintain(environment::Probe).await {
+                // Then others find out.
+                Ok(()) | Err(StoreError::Overloaded) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.health.check()
     }
 }
 

@@ -220,7 +220,10 @@ impl From<Error> for ApiError {
 
 /// 5xx bodies are constant: why it happened is in our log, once, with its cause.
 fn unavailable_error(error: &Error) -> ApiError {
-    tracing::error!(?error, "a request could not be served");
+    match error {
+        Error::StoreUnavailable(error) => error.log("a request could not be served"),
+        _ => tracing::error!(?error, "a request could not be served"),
+    }
     let (code, message) = match error {
         Error::DuoNodeUnavailable
         | Error::LeaseLapsed

@@ -39,14 +39,14 @@ impl Housekeeping {
         while !stop.is_cancelled() {
             drop(tokio::time::timeout(INTERVAL, stop.cancelled()).await);
             if let Err(error) = self.expire().await {
-                tracing::error!(?error, "overdue sessions could not be ended");
+                error.log("overdue sessions could not be ended");
             }
             if let Err(error) = self.steps.membership.reap().await {
-                tracing::error!(?error, "checks of dead instances could not be ended");
+                error.log("checks of dead instances could not be ended");
             }
             match self.steps.end_forgotten(&forgotten).await {
                 Ok(found) => forgotten = found,
-                Err(error) => tracing::error!(?error, "forgotten checks could not be ended"),
+                Err(error) => error.log("forgotten checks could not be ended"),
             }
             self.steps.custody.sweep(clock::now());
             self.create_profile.sweep();

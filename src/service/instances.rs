@@ -210,7 +210,7 @@ impl Membership {
                 }
                 self.metrics.clock_skew(skew.seconds());
             }
-            Err(error) => tracing::error!(?error, "the lease could not be renewed"),
+            Err(error) => error.log("the lease could not be renewed"),
         }
         self.show();
     }

@@ -53,7 +53,7 @@ impl Settlement {
                 Ok(rows) => {
                     self.look_at_all(rows, &stop).await;
                 }
-                Err(error) => tracing::error!(?error, "due transactions could not be read"),
+                Err(error) => error.log("due transactions could not be read"),
             }
             drop(tokio::time::timeout(INTERVAL, stop.cancelled()).await);
         }
@@ -102,10 +102,7 @@ impl Settlement {
         let due_at = clock::now().plus_seconds(pause);
         if to == row.state {
             if let Err(error) = self.store.postpone(row.transaction_id, due_at).await {
-                tracing::error!(
-                    ?error,
-                    "the next look at a transaction could not be put off"
-                );
+                error.log("the next look at a transaction could not be put off");
             }
             return Some(to);
         }
@@ -121,10 +118,7 @@ impl Settlement {
             Ok(_) => Some(to),
             Err(CommitError::Refused(_)) => None,
             Err(CommitError::Store(error)) => {
-                tracing::error!(
-                    ?error,
-                    "the progress of a transaction could not be recorded"
-                );
+                error.log("the progress of a transaction could not be recorded");
                 None
             }
         }

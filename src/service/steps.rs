@@ -213,7 +213,7 @@ impl Steps {
                     Err(CommitError::Refused(Gone)) => return Err(Gone),
                     Err(CommitError::Store(error)) => {
                         maybe_done |= matches!(error, StoreError::OutcomeUnknown(_));
-                        tracing::error!(?error, session = %conclusion.session.session_id, "a step ended and is not concluded yet");
+                        error.log("a step ended and is not concluded yet");
                         tokio::time::sleep(RETRY).await;
                     }
                 }

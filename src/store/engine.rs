@@ -36,6 +36,26 @@ pub enum EngineError {
     Standby,
 }
 
+impl EngineError {
+    /// Whether the database is away or cannot write, rather than refusing this statement.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => sqlite::is_outage(error),
+            Self::Postgres(error) => postgres::is_outage(error),
+            _ => true,
+        }
+    }
+
+    /// Whether what is stored cannot be right.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => sqlite::is_damage(error),
+            Self::Postgres(error) => postgres::is_damage(error),
+            _ => false,
+        }
+    }
+}
+
 /// A value bound to a statement. Its type is known even when it is absent, because PostgreSQL asks.
 #[derive(Clone, Debug)]
 pub enum Value<'a> {

@@ -1,7 +1,7 @@
 //! The environment this database belongs to.
 
 use super::engine::{Connection, values};
-use super::{Reads, StoreError, time};
+use super::{Key, Reads, StoreError, Tx, Upkeep, time};
 use crate::clock::Timestamp;
 use crate::domain::{EnvironmentId, EnvironmentKind};
 
@@ -32,6 +32,26 @@ pub(super) async fn load(reads: &mut impl Reads) -> Result<Option<EnvironmentRec
         })
     })
     .transpose()
+}
+
+/// Commits something that leaves everything as it was, to see whether that works. Two statements,
+/// because SQLite does not write a page that one of them left as it was.
+pub(super) struct Probe;
+
+impl Upkeep for Probe {
+    type Output = ();
+
+    fn key(&self) -> Key {
+        Key::ENVIRONMENT
+    }
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        tx.execute("UPDATE environment SET created_at = created_at + 1", &[])
+            .await?;
+        tx.execute("UPDATE environment SET created_at = created_at - 1", &[])
+            .await?;
+        Ok(())
+    }
 }
 
 /// Writes the record, or accepts the same one written by an interrupted `init`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::engine::{Connection, EngineError, Row, Value};
+use super::health::Health;
 use super::{Location, Reads, StoreError};
 
 /// Longest wait for a connection that others use.
@@ -15,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Readers {
     location: Arc<Location>,
+    health: Health,
     places: Arc<Semaphore>,
     idle: Idle,
 }
@@ -22,9 +24,10 @@ pub(super) struct Readers {
 type Idle = Arc<Mutex<Vec<Connection>>>;
 
 impl Readers {
-    pub(super) fn new(location: Arc<Location>, count: usize) -> Self {
+    pub(super) fn new(location: Arc<Location>, health: Health, count: usize) -> Self {
         Self {
             location,
+            health,
             places: Arc::new(Semaphore::new(count)),
             idle: Idle::default(),
         }
@@ -39,6 +42,7 @@ impl Readers {
         Ok(Reader {
             connection: self.take(),
             location: Arc::clone(&self.location),
+            health: self.health.clone(),
             idle: Arc::clone(&self.idle),
             _place: place,
         })
@@ -56,8 +60,30 @@ impl Readers {
 pub struct Reader {
     connection: Option<Connection>,
     location: Arc<Location>,
+    health: Health,
     idle: Idle,
     _place: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    async fn ask(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, EngineError> {
+        if let Some(mut connection) = self.connection.take() {
+            let rows = connection.query(sql, values).await;
+            if connection.alive() {
+                self.connection = Some(connection);
+                return rows;
+            }
+            // It died while it was idle, or now: one more try on a new one. Reading changes nothing.
+        }
+        let mut connection = Connection::reader(&self.location).await?;
+        let rows = connection.query(sql, values).await;
+        self.connection = Some(connection);
+        rows
+    }
 }
 
 impl Reads for Reader {
@@ -66,17 +92,10 @@ impl Reads for Reader {
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        if let Some(mut connection) = self.connection.take() {
-            let rows = connection.query(sql, values).await;
-            if connection.alive() {
-                self.connection = Some(connection);
-                return Ok(rows?);
-            }
-            // It died while it was idle, or now: one more try on a new one. Reading changes nothing.
+        let rows = self.ask(sql, values).await;
+        if let Err(error) = &rows {
+            self.health.saw(error);
         }
-        let mut connection = Connection::reader(&self.location).await?;
-        let rows = connection.query(sql, values).await;
-        self.connection = Some(connection);
         Ok(rows?)
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::engine::{Connection, EngineError};
+use super::health::Health;
 use super::{CommitError, Key, Location, Operation, StoreError, Upkeep, audit};
 mod job;
 
@@ -48,6 +49,7 @@ impl Writer {
     /// Starts the lanes over connections that are open already. SQLite's owns the process lock.
     pub(super) fn start(
         location: &Arc<Location>,
+        health: &Health,
         connections: Vec<Connection>,
         lock: Option<File>,
         batch: usize,
@@ -59,6 +61,7 @@ impl Writer {
                 let (lane, jobs) = mpsc::unbounded_channel();
                 let work = Lane {
                     location: Arc::clone(location),
+                    health: health.clone(),
                     connection: Some(connection),
                     away_until: None,
                     batch,
@@ -172,6 +175,7 @@ fn gone() -> StoreError {
 /// One writing connection and what it takes to get another.
 struct Lane {
     location: Arc<Location>,
+    health: Health,
     connection: Option<Connection>,
     /// After a vain search for a connection: until when nobody waits for the next one.
     away_until: Option<Instant>,
@@ -197,6 +201,11 @@ impl Lane {
         for job in self.transact(batch).await.jobs {
             let mut lost = self.transact(vec![job]).await;
             if let Some(job) = lost.jobs.pop() {
+                match job.failure() {
+                    Some(StoreError::Unavailable(error)) => self.health.saw(error),
+                    Some(_) => {}
+                    None => self.health.saw(&lost.error),
+                }
                 job.answer(Fate::Failed(lost.error));
             }
         }
@@ -223,6 +232,9 @@ impl Lane {
         match ended {
             Ok(()) => {
                 self.connection = Some(connection);
+                if matches!(applied, Ok(true)) {
+                    self.health.wrote();
+                }
                 Lost::after(batch)
             }
             Err(error) if matches!(applied, Ok(true)) => {
@@ -242,7 +254,7 @@ impl Lane {
         keys: &[i64],
         error: EngineError,
     ) -> Lost {
-        tracing::error!(
+        tracing::debug!(
             ?error,
             operations = batch.len(),
             "COMMIT failed; its records are looked up"
@@ -253,8 +265,12 @@ impl Lane {
             }
             Lost::none()
         };
-        let Ok(mut connection) = self.begin(keys).await else {
-            return unknown(batch);
+        let mut connection = match self.begin(keys).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.health.saw(&error);
+                return unknown(batch);
+            }
         };
         let recorded = batch.iter().find_map(|job| job.record());
         let committed = match recorded {
@@ -283,7 +299,7 @@ impl Lane {
                     self.connection = Some(connection);
                     return Err(error);
                 }
-                Err(error) => tracing::warn!(?error, "a database connection was lost"),
+                Err(error) => tracing::info!(?error, "a database connection was lost"),
             }
         }
         let mut connection = self.connect().await?;
@@ -306,7 +322,6 @@ impl Lane {
                 Err(error) => error,
             };
             if Instant::now() + pause >= end {
-                tracing::error!(?error, "the database cannot be reached");
                 self.away_until = Some(Instant::now() + AWAY);
                 return Err(error);
             }
@@ -333,7 +348,8 @@ impl Lost {
 
     /// Answers what a finished transaction decided; the rest failed in it.
     fn after(batch: Vec<Box<dyn Job>>) -> Self {
-        let (failed, decided): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.failed());
+        let (failed, decided): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|job| job.failure().is_some());
         for job in decided {
             job.answer(Fate::Settled);
         }
@@ -358,6 +374,7 @@ async fn apply(
                 any = true;
                 savepoint = "RELEASE SAVEPOINT operation; SAVEPOINT operation";
             }
+            Applied::Idle => savepoint = "RELEASE SAVEPOINT operation; SAVEPOINT operation",
             Applied::Refused | Applied::Failed => {
                 if !connection.in_transaction() {
                     return Err(EngineError::Gone);

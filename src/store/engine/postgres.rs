@@ -196,6 +196,30 @@ fn ends_connection(code: Option<&str>) -> bool {
     })
 }
 
+/// Whatever is not about this statement: no connection, or classes 53 (out of disk, memory, connections),
+/// 55 and 58 (files); a database that takes no connections is 55000.
+pub(super) fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code();
+            let code = code.as_deref();
+            ends_connection(code)
+                || ["53", "55", "58"]
+                    .iter()
+                    .any(|class| code.is_some_and(|code| code.starts_with(class)))
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        _ => false,
+    }
+}
+
+/// XX001 and XX002: a page or an index is not what it was when it was written.
+pub(super) fn is_damage(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    let code = error.and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some("XX001" | "XX002"))
+}
+
 fn bind<'q>(sql: &'static str, values: &[Value<'q>]) -> Query<'q, Postgres, PgArguments> {
     let mut query = sqlx::query(sql);
     for value in values {

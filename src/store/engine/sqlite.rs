@@ -111,6 +111,33 @@ impl Connection {
     }
 }
 
+/// The disk is full, fails or takes no writes, or another program holds the file.
+pub(super) fn is_outage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as E;
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            E::DiskFull
+                | E::SystemIoFailure
+                | E::ReadOnly
+                | E::CannotOpen
+                | E::DatabaseBusy
+                | E::DatabaseLocked
+                | E::FileLockingProtocolFailed
+                | E::PermissionDenied
+                | E::OutOfMemory
+        )
+    )
+}
+
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as E;
+    matches!(
+        error.sqlite_error_code(),
+        Some(E::DatabaseCorrupt | E::NotADatabase)
+    )
+}
+
 fn open(path: &Path, flags: OpenFlags) -> Result<rusqlite::Connection, EngineError> {
     let connection = rusqlite::Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;

@@ -20,6 +20,8 @@ type Applying<'a> = Pin<Box<dyn Future<Output = Applied> + Send + 'a>>;
 pub(super) enum Applied {
     /// Its rows and its record are written.
     Done,
+    /// It changed nothing, and that is right.
+    Idle,
     /// It refused: nothing of it may stay.
     Refused,
     /// A statement failed: nothing of it may stay.
@@ -39,8 +41,8 @@ pub(super) enum Fate {
 pub(super) trait Job: Send {
     fn key(&self) -> Key;
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> Applying<'a>;
-    /// Whether the last try failed.
-    fn failed(&self) -> bool;
+    /// Why the last try failed, if it did.
+    fn failure(&self) -> Option<&StoreError>;
     /// The record that the last try wrote.
     fn record(&self) -> Option<OperationId>;
     fn answer(self: Box<Self>, fate: Fate);
@@ -101,8 +103,11 @@ impl<O: Operation> Job for Queued<O> {
         })
     }
 
-    fn failed(&self) -> bool {
-        matches!(self.result, Some(Err(CommitError::Store(_))))
+    fn failure(&self) -> Option<&StoreError> {
+        match &self.result {
+            Some(Err(CommitError::Store(error))) => Some(error),
+            _ => None,
+        }
     }
 
     fn record(&self) -> Option<OperationId> {
@@ -160,18 +165,18 @@ impl<U: Upkeep> Job for Task<U> {
         Box::pin(async move {
             let mut tx = Tx::new(connection, OperationId::generate(), clock::now());
             let result = self.upkeep.apply(&mut tx).await;
-            let applied = if result.is_ok() {
-                Applied::Done
-            } else {
-                Applied::Failed
+            let applied = match &result {
+                Ok(_) if tx.changed() => Applied::Done,
+                Ok(_) => Applied::Idle,
+                Err(_) => Applied::Failed,
             };
             self.result = Some(result);
             applied
         })
     }
 
-    fn failed(&self) -> bool {
-        matches!(self.result, Some(Err(_)))
+    fn failure(&self) -> Option<&StoreError> {
+        self.result.as_ref()?.as_ref().err()
     }
 
     fn record(&self) -> Option<OperationId> {
