@@ -20,6 +20,15 @@ struct Migration {
     postgres: &'static str,
 }
 
+impl Migration {
+    const fn step(&self) -> Step {
+        Step {
+            version: self.version,
+            name: self.name,
+        }
+    }
+}
+
 macro_rules! migrations {
     ($($version:literal $name:literal $file:literal,)*) => {
         &[$(Migration {
@@ -79,12 +88,7 @@ pub(super) async fn missing(connection: &mut Connection) -> Result<Vec<Step>, St
         return Err(StoreError::SchemaNew { found, known });
     }
     let steps = MIGRATIONS.iter().filter(|step| step.version > found);
-    Ok(steps
-        .map(|step| Step {
-            version: step.version,
-            name: step.name,
-        })
-        .collect())
+    Ok(steps.map(Migration::step).collect())
 }
 
 /// Makes the steps that are missing, each in a transaction of its own; those that were made.
@@ -92,14 +96,18 @@ pub(super) async fn migrate(
     connection: &mut Connection,
     location: &Location,
 ) -> Result<Vec<Step>, StoreError> {
+    missing(connection).await?;
+    migrate_by(connection, location, MIGRATIONS).await
+}
+
+async fn migrate_by(
+    connection: &mut Connection,
+    location: &Location,
+    migrations: &[Migration],
+) -> Result<Vec<Step>, StoreError> {
+    let found = applied(connection).await?;
     let mut made = Vec::new();
-    for step in missing(connection).await? {
-        let Some(migration) = MIGRATIONS
-            .iter()
-            .find(|known| known.version == step.version)
-        else {
-            continue;
-        };
+    for migration in migrations.iter().filter(|step| step.version > found) {
         connection.begin(&[LOCK]).await?;
         let done = apply(connection, migration, location).await;
         let ended = match &done {
@@ -107,7 +115,7 @@ pub(super) async fn migrate(
             Err(_) => connection.script("ROLLBACK").await,
         };
         if done.map_err(|error| failed(migration, error))? {
-            made.push(step);
+            made.push(migration.step());
         }
         ended?;
     }
@@ -178,5 +186,53 @@ const fn table(location: &Location) -> &'static str {
             "CREATE TABLE schema_versions (version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, \
              checksum BYTEA NOT NULL, applied_at BIGINT NOT NULL)"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+    use super::super::tests::database::Database;
+    use super::{Connection, MIGRATIONS, Migration, StoreError, applied, latest, migrate_by};
+
+    async fn a_migration_that_fails_leaves_the_version_before(database: Database) {
+        drop(database.store().await);
+        let broken = Migration {
+            version: latest() + 1,
+            name: "broken",
+            sqlite: "CREATE TABLE half (made INTEGER) STRICT; INSERT INTO half VALUES (1); INSERT INTO missing VALUES (1);",
+            postgres: "CREATE TABLE half (made BIGINT); INSERT INTO half VALUES (1); INSERT INTO missing VALUES (1);",
+        };
+        let location = database.location();
+        let mut connection = Connection::writer(&location).await.unwrap();
+        let result = migrate_by(&mut connection, &location, &[broken]).await;
+        let Err(StoreError::Migrate { version, name, .. }) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!((version, name), (latest() + 1, "broken"));
+        assert_eq!(applied(&mut connection).await.unwrap(), latest());
+        let half = connection.query("SELECT made FROM half", &[]).await;
+        assert!(half.is_err(), "a table of the step that failed");
+        // The same connection, and then the store, go on as if nothing had been tried.
+        let whole = Migration {
+            version: latest() + 1,
+            name: "whole",
+            sqlite: "CREATE TABLE half (made INTEGER) STRICT",
+            postgres: "CREATE TABLE half (made BIGINT)",
+        };
+        let made = migrate_by(&mut connection, &location, &[whole]).await;
+        assert_eq!(made.unwrap().len(), 1);
+        assert_eq!(MIGRATIONS.len(), usize::try_from(latest()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_leaves_the_version_before_on_sqlite() {
+        a_migration_that_fails_leaves_the_version_before(Database::sqlite()).await;
+    }
+
+    #[tokio::test]
+    async fn a_migration_that_fails_leaves_the_version_before_on_postgres() {
+        a_migration_that_fails_leaves_the_version_before(Database::postgres().await).await;
     }
 }

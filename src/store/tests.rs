@@ -10,8 +10,9 @@
 mod contract;
 mod copy;
 mod crash;
-mod database;
+pub(super) mod database;
 mod drift;
+mod faults;
 mod model;
 mod statements;
 
