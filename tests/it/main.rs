@@ -13,6 +13,7 @@
 mod bad_input;
 mod copy;
 mod crashes;
+mod durable_operations;
 mod environment;
 mod first_light;
 mod front_door;
@@ -23,4 +24,5 @@ mod postgres;
 mod repository;
 mod secrets;
 mod sessions;
+mod store_faults;
 mod support;

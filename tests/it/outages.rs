@@ -1,8 +1,6 @@
 //! What the appliance needs is away: the HSM, the node. Clear errors, nothing lost, and it goes on by itself.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use countersign_client::api;
@@ -10,6 +8,7 @@ use countersign_client::flows::payment::{Resumed, resume};
 use countersign_client::flows::send;
 use countersign_mpc::envelope::MessageType;
 
+use crate::support::fault::Hang;
 use crate::support::signing::{fresh_key, json_of, post, refusal, transaction};
 use crate::support::wallet::{address, intent, mined, profile, try_create};
 use crate::support::{Appliance, Node, Signing, eventually, wallet_of};
@@ -80,42 +79,6 @@ async fn hsm_away_is_503_and_nothing_is_lost() {
     let standing = format!("{STANDING} WHERE profile_id = '{}'", profile(&wallet));
     assert_eq!(appliance.database().value(&standing), "stable 0 0");
     try_create(&appliance, "late").await.unwrap();
-}
-
-/// Holds the locks of the token's files, so that every call of the module hangs, until it is dropped.
-struct Hang(Child);
-
-impl Hang {
-    fn of(appliance: &Appliance) -> Self {
-        let script = "import fcntl, os, sys\n\
-            held = []\n\
-            for folder, _, names in os.walk(sys.argv[1]):\n \
-             for name in names:\n  \
-              held.append(open(os.path.join(folder, name), 'r+b'))\n  \
-              fcntl.lockf(held[-1], fcntl.LOCK_EX)\n\
-            print('held', flush=True)\n\
-            sys.stdin.read()";
-        let mut process = Command::new("python3")
-            .args(["-c", script])
-            .arg(appliance.token.tokens())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "held\n");
-        Self(process)
-    }
-}
-
-impl Drop for Hang {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

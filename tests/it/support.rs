@@ -3,6 +3,7 @@
 pub(crate) mod appliance;
 pub(crate) mod database;
 pub(crate) mod engine;
+pub(crate) mod fault;
 pub(crate) mod node;
 pub(crate) mod signing;
 pub(crate) mod site;

@@ -1,0 +1,91 @@
+//! What fails under a running appliance: system calls, by `strace`, which works for root and for an ordinary user; the
+//! token, by its locks.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::Appliance;
+
+/// A fault that lasts until it is dropped.
+pub(crate) struct Fault(Child);
+
+impl Fault {
+    /// Makes `calls` of a process that concern `files` end `how` strace(1) says, for example `error=ENOSPC`.
+    pub(crate) fn inject(pid: u32, files: &[PathBuf], calls: &str, how: &str) -> Self {
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:{how}")]);
+        for file in files {
+            strace.arg("-P").arg(file);
+        }
+        let mut strace = strace
+            .args(["-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace must be installed: run scripts/setup.sh");
+        let mut said = BufReader::new(strace.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("attached") {
+            line.clear();
+            let read = said.read_line(&mut line).unwrap();
+            assert!(read > 0, "strace cannot watch the appliance");
+        }
+        // It must be able to go on talking.
+        std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
+        Self(strace)
+    }
+}
+
+impl Drop for Fault {
+    fn drop(&mut self) {
+        // Not SIGKILL at once: it must let go of a process that goes on. For one that is dead it waits for ever.
+        let process = self.0.id().to_string();
+        drop(Command::new("kill").args(["-INT", &process]).status());
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Holds the locks of the token's files, so that every call of the module hangs, until it is dropped.
+pub(crate) struct Hang(Child);
+
+impl Hang {
+    pub(crate) fn of(appliance: &Appliance) -> Self {
+        let script = "import fcntl, os, sys\n\
+            held = []\n\
+            for folder, _, names in os.walk(sys.argv[1]):\n \
+             for name in names:\n  \
+              held.append(open(os.path.join(folder, name), 'r+b'))\n  \
+              fcntl.lockf(held[-1], fcntl.LOCK_EX)\n\
+            print('held', flush=True)\n\
+            sys.stdin.read()";
+        let mut process = Command::new("python3")
+            .args(["-c", script])
+            .arg(appliance.token.tokens())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "held\n");
+        Self(process)
+    }
+}
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
