@@ -3,22 +3,26 @@
 //! Records are written inside their operations; the chain follows behind, off the hot path. A link
 //! covers the whole record and the link before it, so an edit, a gap or a reordering shows.
 
+pub mod verify;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_mpc::lp::Lp;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::audit::{self, StoredRecord, chained_after};
+use crate::clock;
+use crate::domain::InstanceId;
+use crate::store::audit::StoredRecord;
+use crate::store::audit::chain::{Extended, Standing, standing};
 use crate::store::{Reads, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
-/// How often the sequencer looks for new records.
+pub use verify::{Break, Flaw, Verified};
+
+/// How often the sequencer looks for new records: what came meanwhile shares a few statements and one
+/// fsync.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Unchained records that are counted; more are as bad.
-const BACKLOG: i64 = 10_000;
-/// Links read at a time when the chain is verified.
-const VERIFY_BATCH: i64 = 500;
 
 /// `H(LP("audit/1", previous, operation id, at, event, outcome, profile id, session id, detail))`;
 /// an absent id is the empty string.
@@ -36,47 +40,79 @@ pub fn link_hash(previous: &[u8; 32], record: &StoredRecord) -> [u8; 32] {
         .hash()
 }
 
-/// Chains records until told to stop, and then once more, so that an orderly stop leaves none behind.
-pub async fn sequence(store: Store, metrics: Arc<Metrics>, stop: CancellationToken) {
-    loop {
-        if let Err(error) = catch_up(&store).await {
-            error.log("audit records could not be chained");
-        }
-        metrics.audit_unchained(backlog(&store).await);
-        if stop.is_cancelled() {
-            return;
-        }
+/// Chains records while no other process does, until told to stop; and then once more, whoever does, so
+/// that an orderly stop leaves none behind.
+pub async fn sequence(
+    store: Store,
+    metrics: Arc<Metrics>,
+    holder: InstanceId,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        let waiting = match turn(&store, holder).await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                error.log("audit records could not be chained");
+                -1
+            }
+        };
+        metrics.audit_unchained(waiting);
         drop(tokio::time::timeout(INTERVAL, stop.cancelled()).await);
+    }
+    let last = async {
+        catch_up(&store).await?;
+        store.release_chain(holder).await
+    };
+    if let Err(error) = last.await {
+        error.log("audit records were left unchained");
     }
 }
 
-/// Chains everything that is committed now.
+/// One look at what waits, and the chaining of it if that is this process's to do; how many still wait.
+///
+/// # Errors
+/// [`StoreError`] when the database fails; what is chained stays chained.
+pub async fn turn(store: &Store, holder: InstanceId) -> Result<i64, StoreError> {
+    let now = clock::now();
+    let found = {
+        let mut reader = store.reader().await?;
+        standing(&mut reader, holder, now).await?
+    };
+    let Standing { waiting, .. } = found;
+    if found.led_by_another || !found.is_behind(now) {
+        return Ok(waiting);
+    }
+    let chained = extend(store, Some(holder)).await?;
+    if chained == 0 && waiting > 0 {
+        tracing::error!(
+            waiting,
+            "records wait for the audit chain that have a link in it: run countersignd audit verify"
+        );
+    }
+    let chained = i64::try_from(chained).unwrap_or(i64::MAX);
+    Ok(waiting.saturating_sub(chained).max(0))
+}
+
+/// Chains everything that is committed now, whichever process usually does.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails; what is chained stays chained.
 pub async fn catch_up(store: &Store) -> Result<(), StoreError> {
-    while store.extend_chain(link_hash).await? > 0 {}
-    Ok(())
+    extend(store, None).await.map(|_| ())
 }
 
-async fn backlog(store: &Store) -> i64 {
-    let counted = async {
-        let mut reader = store.reader().await?;
-        audit::backlog(&mut reader, BACKLOG).await
-    };
-    counted.await.unwrap_or(-1)
+async fn extend(store: &Store, holder: Option<InstanceId>) -> Result<usize, StoreError> {
+    let mut chained: usize = 0;
+    loop {
+        match store.extend_chain(link_hash, holder).await? {
+            Extended::More(links) => chained = chained.saturating_add(links),
+            Extended::Done(links) => return Ok(chained.saturating_add(links)),
+            Extended::Led => return Ok(chained),
+        }
+    }
 }
 
-/// What a verification found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verified {
-    /// The chain holds; it has this many links.
-    Intact(i64),
-    /// The chain breaks at this position.
-    BrokenAt(i64),
-}
-
-/// Recomputes the whole chain.
+/// Verifies the whole chain.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -84,29 +120,10 @@ pub async fn verify(store: &Store) -> Result<Verified, StoreError> {
     verify_through(&mut store.reader().await?).await
 }
 
-/// As [`verify`], of a database that no store has open.
+/// As [`verify()`], of a database that no store has open.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn verify_through(reads: &mut impl Reads) -> Result<Verified, StoreError> {
-    let mut position = 0;
-    let mut previous = [0; 32];
-    loop {
-        let links = chained_after(reads, position, VERIFY_BATCH).await?;
-        if links.is_empty() {
-            return Ok(Verified::Intact(position));
-        }
-        for (link, record) in links {
-            position += 1;
-            let holds = record.is_some_and(|record| {
-                link.position == position
-                    && link.previous_hash == previous
-                    && link.hash == link_hash(&previous, &record)
-            });
-            if !holds {
-                return Ok(Verified::BrokenAt(position));
-            }
-            previous = link.hash;
-        }
-    }
+    verify::verify(reads, verify::From::Beginning, |_| ()).await
 }

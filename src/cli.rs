@@ -1,5 +1,6 @@
 //! The command line of `countersignd`: one file per verb.
 
+mod audit;
 pub mod doctor;
 mod files;
 pub mod init;
@@ -50,6 +51,9 @@ enum Verb {
     Serve(ConfigOption),
     /// Check configuration, certificates, token, database and chains; change nothing
     Doctor(ConfigOption),
+    /// Verify the audit trail
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Bring the database's schema to this version, while no countersignd serves it; back it up before.
     /// Or copy an environment from SQLite to PostgreSQL
     Migrate(Box<migrate::Options>),
@@ -158,6 +162,9 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
                 serve::run(config).await
             }
             Verb::Doctor(option) => doctor::run(load(&option)?).await,
+            Verb::Audit(audit::Verb::Verify(options)) => {
+                audit::run(&load(&options.config)?, &options).await
+            }
             Verb::Migrate(options) => migrate::run(&options).await,
         }
     })

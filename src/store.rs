@@ -29,6 +29,7 @@ mod health;
 pub mod idempotency;
 pub mod instances;
 pub mod kem_keys;
+mod leases;
 mod location;
 pub mod profiles;
 mod readers;
@@ -41,7 +42,8 @@ mod writer;
 
 use engine::{Connection, EngineError, Row, Value};
 
-pub use audit::{AuditEvent, AuditOutcome, AuditRecord, LinkHash};
+pub use audit::chain::LinkHash;
+pub use audit::{AuditEvent, AuditOutcome, AuditRecord};
 pub use environment::EnvironmentRecord;
 pub use location::{Location, Password, PostgresOptions};
 pub use readers::Reader;
@@ -415,6 +417,20 @@ impl Store {
         Self::start(location, opening, environment, group).await
     }
 
+    /// Opens the database for reading only, beside any process that uses it.
+    ///
+    /// # Errors
+    /// As [`Store::open`], without [`StoreError::InUse`].
+    pub async fn inspect(location: impl Into<Arc<Location>>) -> Result<Reader, StoreError> {
+        let location = location.into();
+        let mut connection = Connection::reader(&location).await?;
+        schema::check(&mut connection).await?;
+        environment::load(&mut connection)
+            .await?
+            .ok_or(StoreError::NoEnvironment)?;
+        readers::Readers::new(location, 1).acquire().await
+    }
+
     /// Brings the schema to this version and says which steps that took; with `dry_run`, which it would
     /// take, and changes nothing.
     ///
@@ -549,12 +565,28 @@ impl Store {
         async move { count(metrics.as_deref(), started, answer.await) }
     }
 
-    /// Appends links for committed records that no link covers yet, in one batch, and says how many.
+    /// Appends links for committed records that no link covers yet, in one batch, and a checkpoint when one
+    /// is due; as the process that extends the chain, which `holder` is or becomes, or only this once.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails; nothing was appended, and it may be called again.
-    pub async fn extend_chain(&self, hash: LinkHash) -> Result<usize, StoreError> {
-        self.writer.maintain(audit::Extend { hash }).await
+    pub async fn extend_chain(
+        &self,
+        hash: LinkHash,
+        holder: Option<InstanceId>,
+    ) -> Result<audit::chain::Extended, StoreError> {
+        let extend = audit::chain::Extend { hash, holder };
+        // A flood of requests must not keep records out of the chain.
+        self.writer.insist(extend).await
+    }
+
+    /// Leaves the chain to the next process that looks at it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails; the others then wait a few seconds.
+    pub async fn release_chain(&self, holder: InstanceId) -> Result<(), StoreError> {
+        let lease = audit::chain::SEQUENCER;
+        self.writer.insist(leases::LetGo { lease, holder }).await
     }
 
     /// Puts the next look at a transaction off.

@@ -252,6 +252,7 @@ impl Appliance {
         tasks.spawn(audit::sequence(
             self.store.clone(),
             Arc::clone(&self.metrics),
+            self.steps.instance,
             background.clone(),
         ));
         tasks.spawn(self.checks(readiness).run(background.clone()));

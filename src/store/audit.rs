@@ -1,7 +1,10 @@
-//! Audit records and the chain over them.
+//! Audit records; the chain over them is in `chain`, what its verification reads in `inspect`.
+
+pub mod chain;
+pub mod inspect;
 
 use super::engine::{Columns, values};
-use super::{Key, Reads, StoreError, Tx, Upkeep};
+use super::{Reads, StoreError, Tx};
 use crate::domain::{OperationId, ProfileId, SessionId};
 
 /// Everything that is recorded. A closed set: a new kind of state change is a new variant.
@@ -195,141 +198,4 @@ impl StoredRecord {
             detail: row.text("detail")?,
         })
     }
-}
-
-/// A link of the chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Its position, from 1.
-    pub position: i64,
-    /// The record it covers.
-    pub operation_id: String,
-    /// The hash of the link before it; zero for the first.
-    pub previous_hash: [u8; 32],
-    /// Its own hash.
-    pub hash: [u8; 32],
-}
-
-/// The hash of a link: of the link before it and the record it covers.
-pub type LinkHash = fn(&[u8; 32], &StoredRecord) -> [u8; 32];
-
-/// Records that no link covers yet. It never relies on ids being in commit order: a record that
-/// commits late is simply still unchained.
-async fn unchained(reads: &mut impl Reads, limit: i64) -> Result<Vec<StoredRecord>, StoreError> {
-    let rows = reads
-        .query(
-            "SELECT operation_id, at, event, outcome, profile_id, session_id, detail \
-             FROM audit_records WHERE chained = 0 ORDER BY operation_id LIMIT $1",
-            values![limit],
-        )
-        .await?;
-    rows.into_iter()
-        .map(|row| StoredRecord::read(&mut row.of("audit_records")))
-        .collect()
-}
-
-/// How many records no link covers yet, up to `limit`.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn backlog(reads: &mut impl Reads, limit: i64) -> Result<i64, StoreError> {
-    let row = reads
-        .query_one(
-            "SELECT COUNT(*) FROM (SELECT at FROM audit_records WHERE chained = 0 LIMIT $1) AS waiting",
-            values![limit],
-        )
-        .await?;
-    row.map_or(Ok(0), |row| row.of("audit_records").int("count"))
-}
-
-/// The last link: position and hash.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn head(reads: &mut impl Reads) -> Result<Option<(i64, [u8; 32])>, StoreError> {
-    let row = reads
-        .query_one(
-            "SELECT position, hash FROM audit_chain ORDER BY position DESC LIMIT 1",
-            &[],
-        )
-        .await?;
-    row.map(|row| {
-        let mut row = row.of("audit_chain");
-        Ok((row.int("position")?, row.array("hash")?))
-    })
-    .transpose()
-}
-
-/// Chains records that are committed already: a change of no state, and a record of every chaining
-/// would never end.
-pub(super) struct Extend {
-    pub(super) hash: LinkHash,
-}
-
-/// Records chained in one transaction.
-const CHAIN_BATCH: i64 = 256;
-
-impl Upkeep for Extend {
-    type Output = usize;
-
-    fn key(&self) -> Key {
-        Key::CHAIN
-    }
-
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<usize, StoreError> {
-        let records = unchained(tx, CHAIN_BATCH).await?;
-        if records.is_empty() {
-            return Ok(0);
-        }
-        let (mut position, mut previous) = head(tx).await?.unwrap_or((0, [0; 32]));
-        for record in &records {
-            position += 1;
-            let hash = (self.hash)(&previous, record);
-            tx.execute(
-                "INSERT INTO audit_chain (position, operation_id, previous_hash, hash) \
-                 VALUES ($1, $2, $3, $4)",
-                values![position, record.operation_id.as_str(), &previous, &hash],
-            )
-            .await?;
-            tx.execute(
-                "UPDATE audit_records SET chained = 1 WHERE operation_id = $1",
-                values![record.operation_id.as_str()],
-            )
-            .await?;
-            previous = hash;
-        }
-        Ok(records.len())
-    }
-}
-
-/// Links after `position` with their records, in order.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn chained_after(
-    reads: &mut impl Reads,
-    position: i64,
-    limit: i64,
-) -> Result<Vec<(Link, Option<StoredRecord>)>, StoreError> {
-    let rows = reads
-        .query(
-            "SELECT c.position, c.operation_id, c.previous_hash, c.hash, \
-             r.operation_id, r.at, r.event, r.outcome, r.profile_id, r.session_id, r.detail \
-             FROM audit_chain AS c LEFT JOIN audit_records AS r ON r.operation_id = c.operation_id \
-             WHERE c.position > $1 ORDER BY c.position LIMIT $2",
-            values![position, limit],
-        )
-        .await?;
-    let read = |row: super::engine::Row| {
-        let mut row = row.of("audit_chain");
-        let link = Link {
-            position: row.int("position")?,
-            operation_id: row.text("operation_id")?,
-            previous_hash: row.array("previous_hash")?,
-            hash: row.array("hash")?,
-        };
-        // A link without its record: somebody deleted it.
-        Ok((link, StoredRecord::read(&mut row).ok()))
-    };
-    rows.into_iter().map(read).collect()
 }

@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod audit;
 mod bad_input;
 mod copy;
 mod crashes;

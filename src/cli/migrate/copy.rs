@@ -127,7 +127,7 @@ async fn compare_chains(proven: &mut Proven) -> Result<i64, Failure> {
     match from {
         Verified::Intact(links) if from == to => Ok(links),
         Verified::Intact(_) => Err(ChainError::Target.into()),
-        Verified::BrokenAt(position) => Err(ChainError::Source(position).into()),
+        Verified::Broken(found) => Err(ChainError::Source(found.position).into()),
     }
 }
 

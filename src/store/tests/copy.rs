@@ -362,7 +362,7 @@ async fn a_source_that_is_served_damaged_or_no_environment_is_not_copied() {
 
     // An index without its rows: reading by it would not show them.
     let tampering = "PRAGMA writable_schema = ON; \
-         UPDATE sqlite_schema SET sql = 'CREATE INDEX steps_open ON steps (attempt)' WHERE name = 'steps_open'";
+         UPDATE sqlite_schema SET sql = 'CREATE INDEX steps_by_session ON steps (attempt)' WHERE name = 'steps_by_session'";
     directory.tamper(tampering).await;
     let refused = refusal(&source, target.location()).await;
     assert!(matches!(refused, CopyError::Damaged(_)), "{refused:?}");

@@ -108,8 +108,8 @@ async fn a_drift_between_the_schemas_is_noticed() {
             "UNIQUE INDEX transactions_nonce",
         ),
         (
-            "DROP INDEX steps_open; CREATE INDEX steps_open ON steps (session_id) WHERE outcome = 'done'",
-            "index: CREATE INDEX steps_open",
+            "DROP INDEX steps_by_session; CREATE INDEX steps_by_session ON steps (session_id) WHERE outcome = 'done'",
+            "index: CREATE INDEX steps_by_session",
         ),
         (
             "CREATE TABLE moved (id INTEGER NOT NULL CHECK (id > 1)) STRICT",

@@ -268,7 +268,12 @@ async fn worker() {
     let stop = CancellationToken::new();
     let background = [
         tokio::spawn(Arc::clone(&membership).run(stop.clone())),
-        tokio::spawn(sequence(store.clone(), metrics, stop.clone())),
+        tokio::spawn(sequence(
+            store.clone(),
+            metrics,
+            membership.instance(),
+            stop.clone(),
+        )),
         tokio::spawn(reaper(Arc::clone(&membership), stop.clone())),
     ];
     let ids = plan["profiles"].as_array().unwrap();
