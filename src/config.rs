@@ -5,6 +5,7 @@
 //! are relative to the configuration file.
 
 mod file;
+mod retention;
 mod secret_file;
 mod store;
 
@@ -19,6 +20,7 @@ use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::AllowList;
 use crate::store::Location;
+use crate::store::retention::Retention;
 
 pub use store::{PostgresTable, StoreProblem};
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub chains: Vec<Chain>,
     /// Limits of the MPC engine.
     pub mpc: Mpc,
+    /// How long rows are kept that have served their purpose.
+    pub retention: Retention,
 }
 
 /// One mTLS listener.

@@ -7,6 +7,7 @@ pub mod identity_document;
 pub mod instances;
 pub mod prepare_transaction;
 pub mod replies;
+pub mod retention;
 pub mod sealed;
 pub mod settlement;
 pub mod show;

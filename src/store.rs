@@ -33,6 +33,7 @@ mod leases;
 mod location;
 pub mod profiles;
 mod readers;
+pub mod retention;
 pub mod schema;
 pub mod sessions;
 pub mod shares;
@@ -192,6 +193,8 @@ impl Key {
     pub const ENVIRONMENT: Self = Self(Some(1));
     /// The audit chain.
     pub const CHAIN: Self = Self(Some(2));
+    /// Rows that nobody asks for any more.
+    pub const RETENTION: Self = Self(Some(3));
 
     /// A profile with its key, sessions and transactions.
     #[must_use]
@@ -587,6 +590,25 @@ impl Store {
     pub async fn release_chain(&self, holder: InstanceId) -> Result<(), StoreError> {
         let lease = audit::chain::SEQUENCER;
         self.writer.insist(leases::LetGo { lease, holder }).await
+    }
+
+    /// Deletes a batch of rows that are older than they are kept, and says how many; `None` while another
+    /// process does.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails or is busy; nothing was deleted.
+    pub async fn prune(
+        &self,
+        aged: retention::Aged,
+        retention: retention::Retention,
+        holder: InstanceId,
+    ) -> Result<Option<retention::Deleted>, StoreError> {
+        let prune = retention::Prune {
+            aged,
+            retention,
+            holder,
+        };
+        self.writer.maintain(prune).await
     }
 
     /// Puts the next look at a transaction off.

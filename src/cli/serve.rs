@@ -27,6 +27,7 @@ use crate::service::housekeeping::Housekeeping;
 use crate::service::identity_document::ShowIdentity;
 use crate::service::instances::Membership;
 use crate::service::prepare_transaction::PrepareTransaction;
+use crate::service::retention::Pruner;
 use crate::service::sealed::Opener;
 use crate::service::settlement::Settlement;
 use crate::service::show::Show;
@@ -34,6 +35,7 @@ use crate::service::sign::Sign;
 use crate::service::steps::{Running, Steps};
 use crate::sessions::Lifetimes;
 use crate::store::Store;
+use crate::store::retention::Retention;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{Check, Readiness};
 
@@ -248,7 +250,7 @@ impl Appliance {
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&self.settlement).run(background.clone()));
         tasks.spawn(Arc::clone(&self.steps.membership).run(background.clone()));
-        tasks.spawn(self.housekeeping().run(background.clone()));
+        tasks.spawn(self.housekeeping(config.retention).run(background.clone()));
         tasks.spawn(audit::sequence(
             self.store.clone(),
             Arc::clone(&self.metrics),
@@ -297,12 +299,18 @@ impl Appliance {
         Ok(())
     }
 
-    fn housekeeping(&self) -> Housekeeping {
+    fn housekeeping(&self, retention: Retention) -> Housekeeping {
         Housekeeping {
             steps: Arc::clone(&self.steps),
             kem: Arc::clone(&self.kem),
             create_profile: Arc::clone(&self.create_profile),
             sign: Arc::clone(&self.sign),
+            pruner: Pruner {
+                store: self.store.clone(),
+                retention,
+                instance: self.steps.instance,
+                metrics: Arc::clone(&self.metrics),
+            },
         }
     }
 

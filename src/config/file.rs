@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::retention::{RetentionTable, retention};
 use super::secret_file::{self, SecretFileError};
 use super::store::{StoreProblem, StoreTable};
 use super::{
@@ -39,6 +40,8 @@ struct File {
     chain: Vec<ChainTable>,
     #[serde(default)]
     mpc: MpcTable,
+    #[serde(default)]
+    retention: RetentionTable,
 }
 
 #[derive(Deserialize)]
@@ -130,6 +133,8 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         store: Arc::new(checker.store(file.store)?),
         chains: checker.chains(file.chain, kind)?,
         mpc: checker.mpc(&file.mpc)?,
+        retention: retention(&file.retention)
+            .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
     })
 }
 

@@ -205,6 +205,16 @@ fn every_error_names_key_and_remedy() {
             "[mpc]\nsession_ttl_seconds = 30\n[store]",
             "mpc.kept_state_ttl_seconds: kept state would outlive its session",
         ),
+        (
+            "[store]",
+            "[retention]\nidempotency_hours = 23\n[store]",
+            "retention.idempotency_hours: a request that is repeated within a day would be carried out twice; write at least 24",
+        ),
+        (
+            "[store]",
+            "[retention]\nsessions_days = 1\n[store]",
+            "retention.sessions_days: a repeated request would find its key but no longer its answer",
+        ),
     ] {
         let error = refused(old, new);
         assert!(error.contains(expected), "{new}: {error}");

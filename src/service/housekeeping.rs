@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::create_profile::CreateProfile;
+use super::retention::Pruner;
 use super::sign::Sign;
 use super::steps::Steps;
 use crate::clock;
@@ -18,6 +19,8 @@ use crate::store::{CommitError, StoreError};
 const INTERVAL: Duration = Duration::from_secs(2);
 /// How many of those looks pass between two looks at the KEM keys.
 const KEM_EVERY: u32 = 300;
+/// How many pass between two rounds of deleting what is old.
+const PRUNE_EVERY: u32 = 30;
 
 /// The housekeeper.
 pub struct Housekeeping {
@@ -29,6 +32,8 @@ pub struct Housekeeping {
     pub create_profile: Arc<CreateProfile>,
     /// Answers of signatures.
     pub sign: Arc<Sign>,
+    /// What is deleted by its age.
+    pub pruner: Pruner,
 }
 
 impl Housekeeping {
@@ -56,6 +61,11 @@ impl Housekeeping {
                 && let Err(error) = self.kem.refresh().await
             {
                 tracing::error!(?error, "the KEM keys could not be refreshed");
+            }
+            if round.is_multiple_of(PRUNE_EVERY)
+                && let Err(error) = self.pruner.round(&stop).await
+            {
+                error.log("old rows could not be deleted");
             }
         }
     }

@@ -11,6 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::clock::Timestamp;
 use crate::domain::{EnvironmentKind, SessionKind};
 
 /// Upper bounds of every latency histogram, in seconds: 100 µs to 10 s.
@@ -75,6 +76,19 @@ labels! {
         Denied => "denied",
         /// We could not decide; nothing happened.
         Failed => "failed",
+    }
+    /// A table that retention looks after.
+    AgedTable {
+        /// Idempotency keys.
+        Idempotency => "idempotency",
+        /// Signing sessions that were given up.
+        Sessions => "sessions",
+        /// Steps.
+        Steps => "steps",
+        /// Decisions.
+        Decisions => "decisions",
+        /// Transactions that were never signed.
+        Transactions => "transactions",
     }
     /// What became of a signed transaction.
     Broadcast {
@@ -186,6 +200,10 @@ metrics! {
     clock_skew: Gauge = "countersign_database_clock_skew_seconds" [];
     /// Checks of instances that died, ended by this one: each counts as a suspect event.
     orphans_reaped: IntCounter = "countersign_orphans_reaped_total" [];
+    /// Rows deleted because they were older than they are kept, by table.
+    deleted_rows: IntCounterVec = "countersign_deleted_rows_total" ["table"];
+    /// When the oldest row was made that retention looks after, as a Unix time, by table; 0 without one.
+    oldest_row: IntGaugeVec = "countersign_oldest_row_timestamp_seconds" ["table"];
 }
 
 impl Metrics {
@@ -282,6 +300,20 @@ impl Metrics {
     /// A check that its process left behind was ended.
     pub fn orphan_reaped(&self) {
         self.orphans_reaped.inc();
+    }
+
+    /// Rows of a table were deleted because of their age.
+    pub fn deleted_rows(&self, table: AgedTable, rows: u64) {
+        self.deleted_rows
+            .with_label_values(&[table.as_str()])
+            .inc_by(rows);
+    }
+
+    /// When the oldest row of a table was made.
+    pub fn oldest_row(&self, table: AgedTable, at: Option<Timestamp>) {
+        self.oldest_row
+            .with_label_values(&[table.as_str()])
+            .set(at.map_or(0, Timestamp::as_seconds));
     }
 
     /// All metrics in the Prometheus text format.
