@@ -106,7 +106,7 @@ pub async fn orphaned(reads: &mut impl Reads) -> Result<Vec<SessionRow>, StoreEr
             select!(
                 "state IN ('r1_checking', 'r2_checking', 'r3_checking') AND NOT EXISTS \
                  (SELECT 1 FROM instances WHERE instances.instance_id = sessions.instance_id \
-                 AND instances.ended_at IS NULL) ORDER BY session_id LIMIT 1000"
+                 AND instances.ended_at IS NULL) ORDER BY instance_id LIMIT 1000"
             ),
             &[],
         )

@@ -171,7 +171,8 @@ pub async fn held_nonces(
         .collect()
 }
 
-/// The highest nonce of this address that a block has used, as far as we saw.
+/// The highest nonce of this address that a block has used, as far as we saw. That it is not released is
+/// said for SQLite, which does not see that the index of living transactions holds these.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -182,8 +183,8 @@ pub async fn highest_settled(
 ) -> Result<Option<u64>, StoreError> {
     let row = reads
         .query_one(
-            "SELECT MAX(nonce) FROM transactions WHERE chain_id = $1 AND sender = $2 \
-             AND state IN ('mined', 'reverted', 'replaced')",
+            "SELECT nonce FROM transactions WHERE chain_id = $1 AND sender = $2 AND state <> 'released' \
+             AND state IN ('mined', 'reverted', 'replaced') ORDER BY nonce DESC LIMIT 1",
             values![to_i64(chain_id), sender],
         )
         .await?;
