@@ -431,7 +431,9 @@ impl Store {
         environment::load(&mut connection)
             .await?
             .ok_or(StoreError::NoEnvironment)?;
-        readers::Readers::new(location, 1).acquire().await
+        readers::Readers::new(location, health::Health::new(), 1)
+            .acquire()
+            .await
     }
 
     /// Brings the schema to this version and says which steps that took; with `dry_run`, which it would

@@ -246,11 +246,12 @@ async fn a28_a_waiting_transaction_is_pending_and_a_replaced_one_is_replaced() {
 async fn refusals_of_anvil_are_understood() {
     let (anvil, wallet) = (Anvil::start(&[]).await, Wallet::rich());
     let node = anvil.node();
+    let first = wallet.sign(&request(1), 0, TERMS);
     assert!(matches!(
-        node.broadcast(&wallet.sign(&request(1), 0, TERMS).raw)
-            .await,
+        node.broadcast(&first.raw).await,
         Broadcast::Accepted { hash_matches: true }
     ));
+    mined(&node, &first, 0).await;
     let foreign = TransactionRequest {
         chain_id: 1,
         ..request(1)

@@ -46,10 +46,16 @@ impl Upkeep for Probe {
     }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        tx.execute("UPDATE environment SET created_at = created_at + 1", &[])
-            .await?;
-        tx.execute("UPDATE environment SET created_at = created_at - 1", &[])
-            .await?;
+        tx.execute(
+            "UPDATE environment SET created_at = created_at + 1 WHERE only_row = 1",
+            &[],
+        )
+        .await?;
+        tx.execute(
+            "UPDATE environment SET created_at = created_at - 1 WHERE only_row = 1",
+            &[],
+        )
+        .await?;
         Ok(())
     }
 }
