@@ -12,9 +12,9 @@ test: ## run all that CI runs; installs what is missing
 demo: ## create a wallet and see a transaction mined on a local node; leaves nothing running
 	@scripts/demo.sh
 
-bench: ## measure the protocol, the token and the whole server (optimised build, then about four minutes)
+bench: ## measure the protocol, the token and the whole server (optimised build, then about ten minutes)
 	@scripts/setup.sh softhsm peers postgres programs
-	scripts/with-postgres.sh cargo bench --workspace --locked --bench signature --bench envelope --bench server
+	scripts/with-postgres.sh cargo bench --workspace --locked --bench signature --bench envelope --bench server --bench store
 
 test-long: ## everything in `make test`, then the tests marked ignored because they are slow
 	@scripts/test.sh
