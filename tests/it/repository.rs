@@ -340,3 +340,14 @@ fn migrations_are_numbered_without_gaps_say_why_and_exist_for_both_engines() {
         );
     }
 }
+
+#[test]
+fn no_public_authority_vouches_for_a_database() {
+    let lock = text(Path::new("Cargo.lock"));
+    let (_, roots) = lock.split_once("name = \"webpki-roots\"").unwrap();
+    let roots = roots.split("[[package]]").next().unwrap();
+    assert!(
+        !roots.contains("source ="),
+        "the crate of public root certificates is in the tree, not vendor/webpki-roots"
+    );
+}
