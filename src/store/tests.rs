@@ -54,6 +54,7 @@ macro_rules! on_both_engines {
 
 mod chain_tests;
 mod instances_tests;
+mod lost_answer;
 mod plans;
 mod retention_tests;
 mod two_processes_tests;
