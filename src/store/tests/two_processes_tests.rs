@@ -78,20 +78,31 @@ async fn with_a_server_of_its_own() {
         return;
     }
     let report = run(async |seconds| {
-        for _ in 0..2 {
-            sleep(Duration::from_secs(seconds / 3)).await;
-            restart();
-        }
+        sleep(Duration::from_secs(seconds / 3)).await;
+        restart(Duration::ZERO).await;
+        sleep(Duration::from_secs(seconds / 3)).await;
+        restart(TOO_LONG).await;
     })
     .await;
     assert!(
         report["away"].as_u64().unwrap() > 0,
-        "nobody noticed the restarts: {report}"
+        "nobody noticed that the server was away: {report}"
     );
 }
 
-/// Every connection breaks, and what was not committed is gone.
-fn restart() {
+/// Longer than operations wait for a server that is away, shorter than a lease.
+const TOO_LONG: Duration = Duration::from_secs(6);
+
+/// Every connection breaks, and what was not committed is gone. The server is away for so long at least.
+async fn restart(away: Duration) {
+    control(&["stop", "--mode=immediate"]);
+    sleep(away).await;
+    let url = std::env::var("COUNTERSIGN_TEST_POSTGRES").unwrap();
+    let port = url::Url::parse(&url).unwrap().port().unwrap();
+    control(&["start", &format!("--options=-p {port}")]);
+}
+
+fn control(arguments: &[&str]) {
     let ca = std::env::var("COUNTERSIGN_TEST_POSTGRES_CA").unwrap();
     let folder = Path::new(&ca).parent().unwrap();
     let bin = std::env::var("COUNTERSIGN_TEST_POSTGRES_BIN").unwrap();
@@ -110,7 +121,8 @@ fn restart() {
     };
     command
         .current_dir(folder)
-        .args(["restart", "--mode=immediate", "--silent"])
+        .args(arguments)
+        .arg("--silent")
         .arg(format!("--pgdata={}", folder.join("data").display()))
         .arg(format!("--log={}", folder.join("log").display()));
     assert!(command.status().unwrap().success());
