@@ -5,6 +5,7 @@ pub mod error;
 pub mod extract;
 pub mod instance;
 pub mod observe;
+pub mod openapi;
 pub mod operator;
 pub mod routes;
 pub mod serve;

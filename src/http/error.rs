@@ -4,31 +4,29 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+pub use self::code::{Code, Retry};
 use super::instance::name_instance;
 use crate::domain::InstanceTag;
 use crate::identity::owner::OwnerError;
 use crate::service::Error;
 
-/// What a program should do about an error.
-#[derive(Clone, Copy, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Retry {
-    /// Send the same request again.
-    Same,
-    /// Start the flow again.
-    Restart,
-    /// Change something first.
-    Never,
-}
+mod code;
 
-#[derive(Serialize)]
+/// Every error.
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Body {
-    error: &'static str,
+#[schema(as = Error)]
+pub(super) struct Body {
+    error: Code,
+    /// A sentence that is safe to show.
     message: String,
+    /// More, for developers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     details: Option<String>,
+    /// The HTTP status.
     status_code: u16,
     retry: Retry,
 }
@@ -36,7 +34,7 @@ struct Body {
 /// An error on its way to the client.
 pub struct ApiError {
     status: StatusCode,
-    code: &'static str,
+    code: Code,
     message: String,
     details: Option<String>,
     retry: Retry,
@@ -45,13 +43,13 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
-            status,
+            status: code.status(),
             code,
             message: message.into(),
             details: None,
-            retry: Retry::Never,
+            retry: code.retries().first().copied().unwrap_or(Retry::Never),
             instance: None,
         }
     }
@@ -73,15 +71,14 @@ impl ApiError {
 
     /// 400: the request is not well formed.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "INVALID_REQUEST", message)
+        Self::new(Code::InvalidRequest, message)
     }
 
     /// 413: the body is longer than the route takes.
     #[must_use]
     pub fn too_large(limit: usize) -> Self {
         Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "PAYLOAD_TOO_LARGE",
+            Code::PayloadTooLarge,
             format!("The body is longer than {limit} bytes"),
         )
     }
@@ -89,19 +86,14 @@ impl ApiError {
     /// 401: the request did not come through TLS with a client certificate.
     #[must_use]
     pub fn no_certificate() -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "UNAUTHENTICATED",
-            "A client certificate is required",
-        )
+        Self::new(Code::Unauthenticated, "A client certificate is required")
     }
 
     /// 403: the client certificate is valid but has no business here.
     #[must_use]
     pub fn forbidden_role() -> Self {
         Self::new(
-            StatusCode::FORBIDDEN,
-            "FORBIDDEN_ROLE",
+            Code::ForbiddenRole,
             "This client certificate has no access here",
         )
     }
@@ -109,17 +101,19 @@ impl ApiError {
     /// 404: no such route.
     #[must_use]
     pub fn no_route() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "No such resource")
+        Self::new(Code::NotFound, "No such resource")
     }
 
     /// 405: no such method.
     #[must_use]
     pub fn no_method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "INVALID_REQUEST",
-            "This resource does not take this method",
-        )
+        Self {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            ..Self::new(
+                Code::InvalidRequest,
+                "This resource does not take this method",
+            )
+        }
     }
 }
 
@@ -151,16 +145,14 @@ impl From<OwnerError> for ApiError {
     fn from(error: OwnerError) -> Self {
         match error {
             OwnerError::Unsigned => Self::new(
-                StatusCode::UNAUTHORIZED,
-                "UNAUTHENTICATED",
+                Code::Unauthenticated,
                 "The request is not signed by a device key",
             ),
             OwnerError::Store(error) => Error::from(error).into(),
             OwnerError::WrongAudience | OwnerError::Proof(_) | OwnerError::UnknownDevice => {
                 tracing::info!(?error, "an owner proof was refused");
                 Self::new(
-                    StatusCode::UNAUTHORIZED,
-                    "SIGNATURE_INVALID",
+                    Code::SignatureInvalid,
                     "The device signature does not hold for this request",
                 )
             }
@@ -170,49 +162,34 @@ impl From<OwnerError> for ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        use StatusCode as S;
         let message = sentence(&error.to_string());
         match error {
             Error::InvalidRequest(_) => Self::invalid(message),
-            Error::InvalidKeyShare(_) => Self::new(S::BAD_REQUEST, "INVALID_KEY_SHARE", message),
-            Error::UnsupportedVersion => {
-                Self::new(S::BAD_REQUEST, "UNSUPPORTED_PROTOCOL_VERSION", message)
-            }
-            Error::ProfileNotFound => Self::new(S::NOT_FOUND, "PROFILE_NOT_FOUND", message),
-            Error::SessionNotFound => Self::new(S::NOT_FOUND, "NOT_FOUND", message),
-            Error::KeyQuarantined => Self::new(S::FORBIDDEN, "KEY_QUARANTINED", message),
-            Error::KeyRefreshRequired => Self::new(S::CONFLICT, "KEY_REFRESH_REQUIRED", message),
-            Error::PolicyDenied => Self::new(S::FORBIDDEN, "POLICY_DENIED", message),
-            Error::ChainNotAllowed(_) => Self::new(S::FORBIDDEN, "CHAIN_NOT_ALLOWED", message),
-            Error::PolicyChanged => {
-                Self::new(S::CONFLICT, "POLICY_CHANGED", message).retry(Retry::Restart)
-            }
+            Error::InvalidKeyShare(_) => Self::new(Code::InvalidKeyShare, message),
+            Error::UnsupportedVersion => Self::new(Code::UnsupportedProtocolVersion, message),
+            Error::ProfileNotFound => Self::new(Code::ProfileNotFound, message),
+            Error::SessionNotFound => Self::new(Code::NotFound, message),
+            Error::KeyQuarantined => Self::new(Code::KeyQuarantined, message),
+            Error::KeyRefreshRequired => Self::new(Code::KeyRefreshRequired, message),
+            Error::PolicyDenied => Self::new(Code::PolicyDenied, message),
+            Error::ChainNotAllowed(_) => Self::new(Code::ChainNotAllowed, message),
+            Error::PolicyChanged => Self::new(Code::PolicyChanged, message),
             Error::StateConflict { again, .. } => {
                 let retry = if again { Retry::Same } else { Retry::Restart };
-                Self::new(S::CONFLICT, "SESSION_STATE_CONFLICT", message).retry(retry)
+                Self::new(Code::SessionStateConflict, message).retry(retry)
             }
             // The same request reaches its instance when it is routed by `MPC-Session` or `MPC-Instance`.
-            Error::Elsewhere(owner) => Self::new(S::CONFLICT, "SESSION_STATE_CONFLICT", message)
+            Error::Elsewhere(owner) => Self::new(Code::SessionStateConflict, message)
                 .details(format!("Instance {}", owner.tag()))
                 .instance(owner.tag())
                 .retry(Retry::Same),
-            Error::SessionLost => {
-                Self::new(S::CONFLICT, "SESSION_LOST", message).retry(Retry::Restart)
+            Error::SessionLost => Self::new(Code::SessionLost, message),
+            Error::SessionExpired => Self::new(Code::SessionExpired, message),
+            Error::GenerationMismatch => Self::new(Code::KeyGenerationMismatch, message),
+            Error::IdempotencyMismatch => Self::new(Code::IdempotencyMismatch, message),
+            Error::MpcFailed(_) => {
+                Self::new(Code::MpcSigningFailed, "MPC signing failed").details(message)
             }
-            Error::SessionExpired => {
-                Self::new(S::GONE, "SESSION_EXPIRED", message).retry(Retry::Restart)
-            }
-            Error::GenerationMismatch => Self::new(S::CONFLICT, "KEY_GENERATION_MISMATCH", message),
-            Error::IdempotencyMismatch => {
-                Self::new(S::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_MISMATCH", message)
-            }
-            Error::MpcFailed(_) => Self::new(
-                S::INTERNAL_SERVER_ERROR,
-                "MPC_SIGNING_FAILED",
-                "MPC signing failed",
-            )
-            .details(message)
-            .retry(Retry::Restart),
             unavailable => unavailable_error(&unavailable),
         }
     }
@@ -228,16 +205,19 @@ fn unavailable_error(error: &Error) -> ApiError {
         Error::DuoNodeUnavailable
         | Error::LeaseLapsed
         | Error::ShareNotSealed
-        | Error::Internal => ("DUO_NODE_UNAVAILABLE", "Duo Node service unavailable"),
-        Error::ChainUnavailable => ("CHAIN_UNAVAILABLE", "The node of this chain is unavailable"),
-        Error::Overloaded => ("OVERLOADED", "Too many operations are waiting"),
-        _ => ("STORE_UNAVAILABLE", "The database is unavailable"),
+        | Error::Internal => (Code::DuoNodeUnavailable, "Duo Node service unavailable"),
+        Error::ChainUnavailable => (
+            Code::ChainUnavailable,
+            "The node of this chain is unavailable",
+        ),
+        Error::Overloaded => (Code::Overloaded, "Too many operations are waiting"),
+        _ => (Code::StoreUnavailable, "The database is unavailable"),
     };
     let retry = match error {
         Error::ShareNotSealed => Retry::Restart,
         _ => Retry::Same,
     };
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry(retry)
+    ApiError::new(code, message).retry(retry)
 }
 
 /// With a capital letter.
@@ -269,7 +249,7 @@ mod tests {
     fn a_full_queue_is_a_503_and_the_same_request_may_be_sent_again() {
         let error = ApiError::from(Error::Overloaded);
         assert_eq!(error.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(error.code, "OVERLOADED");
+        assert_eq!(error.code, Code::Overloaded);
         assert!(matches!(error.retry, Retry::Same));
     }
 }

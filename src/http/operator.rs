@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{FromRef, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 use tracing::error;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::error::ApiError;
 use crate::http::observe::observe;
@@ -22,15 +23,43 @@ use crate::telemetry::readiness::{Readiness, State as CheckState};
 /// Routes of the role `metrics`; it sees nothing else, whatever is added to this listener.
 const MONITORING: &[&str] = &["/healthz", "/readyz", "/metrics"];
 
+/// What the routes of the operator listener show.
+#[derive(Clone)]
+pub(super) struct Shown {
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+}
+
+/// Every route, with its description.
+pub(super) fn described() -> OpenApiRouter<Shown> {
+    OpenApiRouter::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
+}
+
 /// The routes of the operator listener.
 pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz).with_state(readiness))
-        .route("/metrics", get(scrape).with_state(metrics.clone()))
+    Router::from(described())
         .fallback(not_found)
         .layer(middleware::from_fn(monitoring_only))
-        .layer(middleware::from_fn_with_state(metrics, observe))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&metrics),
+            observe,
+        ))
+        .with_state(Shown { metrics, readiness })
+}
+
+impl FromRef<Shown> for Arc<Metrics> {
+    fn from_ref(shown: &Shown) -> Self {
+        Arc::clone(&shown.metrics)
+    }
+}
+
+impl FromRef<Shown> for Readiness {
+    fn from_ref(shown: &Shown) -> Self {
+        shown.readiness.clone()
+    }
 }
 
 async fn monitoring_only(Peer(identity): Peer, request: Request, next: Next) -> Response {

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRef;
 use axum::routing::{get, post};
 use axum::{Extension, Router, middleware};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::instance;
@@ -24,6 +27,7 @@ mod profiles;
 const SMALL: usize = 32 * 1024;
 
 /// The use cases behind the API.
+#[derive(Clone)]
 pub struct Api {
     /// `POST /api/v2/profiles`.
     pub create_profile: Arc<CreateProfile>,
@@ -43,36 +47,52 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
 }
 
-/// The API.
-pub fn router(api: Api) -> Router {
-    Router::new()
-        .route(
-            "/api/v2/profiles",
-            post(profiles::create::handle).with_state(api.create_profile),
-        )
-        .route(
-            "/api/v2/profiles/{id}",
-            get(profiles::show::handle).with_state(Arc::clone(&api.show)),
-        )
+/// Every route, with its description.
+pub(super) fn described() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .route("/api/v2/profiles", post(profiles::create::handle))
+        .routes(routes!(profiles::show::handle))
         .route(
             "/api/v1/profiles/{id}/transactions",
-            post(profiles::prepare_transaction::handle).with_state(api.prepare_transaction),
+            post(profiles::prepare_transaction::handle),
         )
-        .route(
-            "/api/v1/mpc/sign",
-            post(mpc::sign::handle).with_state(api.sign),
-        )
-        .route(
-            "/api/v1/mpc/sessions/{id}",
-            get(mpc::session::handle).with_state(api.show),
-        )
-        .route(
-            "/api/v1/mpc/identity",
-            get(mpc::identity::handle).with_state(api.identity),
-        )
+        .route("/api/v1/mpc/sign", post(mpc::sign::handle))
+        .route("/api/v1/mpc/sessions/{id}", get(mpc::session::handle))
+        .route("/api/v1/mpc/identity", get(mpc::identity::handle))
+}
+
+/// The API.
+pub fn router(api: Api) -> Router {
+    Router::from(described())
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::no_method())
-        .layer(Extension(api.verifier))
-        .layer(middleware::from_fn_with_state(api.instance, instance::sign))
-        .layer(middleware::from_fn_with_state(api.metrics, observe))
+        .layer(Extension(Arc::clone(&api.verifier)))
+        .layer(middleware::from_fn_with_state(
+            api.instance.clone(),
+            instance::sign,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&api.metrics),
+            observe,
+        ))
+        .with_state(api)
+}
+
+/// A handler names the one use case it needs.
+macro_rules! use_cases {
+    ($($field:ident: $type:ty),+ $(,)?) => {$(
+        impl FromRef<Api> for Arc<$type> {
+            fn from_ref(api: &Api) -> Self {
+                Arc::clone(&api.$field)
+            }
+        }
+    )+};
+}
+
+use_cases! {
+    create_profile: CreateProfile,
+    prepare_transaction: PrepareTransaction,
+    sign: Sign,
+    show: Show,
+    identity: ShowIdentity,
 }

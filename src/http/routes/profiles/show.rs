@@ -5,29 +5,54 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::{ProfileId, ProfileState};
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, Code};
 use crate::http::extract::{OwnedQuery, PathId};
+use crate::http::openapi::text;
 use crate::service::Error;
 use crate::service::show::Show;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Profile)]
 pub(crate) struct Response {
+    #[schema(value_type = text::ProfileId)]
     profile_id: String,
+    /// As its owner named it.
+    #[schema(min_length = 1, max_length = 64)]
     name: String,
     /// Only of an active profile: nobody should fund an address whose key is not proven.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = text::Address, required = false)]
     session_wallet_address: Option<String>,
+    /// Where the profile stands.
+    #[schema(pattern = "^(keygen|pending|active|destroyed)$")]
     status: &'static str,
+    /// 1 at creation, one more after each rotation of the key.
+    #[schema(minimum = 1)]
     key_generation: u64,
-    /// As in `protocol.md` 2.6, for instance `STABLE`.
+    /// What the key may be used for.
+    #[schema(pattern = "^(STABLE|REFRESH_REQUIRED|QUARANTINED)$")]
     key_state: String,
-    /// RFC 3339, UTC.
+    #[schema(value_type = text::Time)]
     created_at: String,
 }
 
+/// Shows a profile.
+///
+/// A profile of somebody else and one that does not exist are the same answer.
+#[utoipa::path(
+    get,
+    path = "/api/v2/profiles/{id}",
+    operation_id = "showProfile",
+    tag = "wallet",
+    security(("clientCertificate" = [], "deviceSignature" = [])),
+    params(("id" = text::ProfileId, Path, description = "The profile.")),
+    responses((status = 200, description = "The profile.", body = Response)),
+    extensions(("x-errors" = json!([Code::ProfileNotFound]))),
+)]
 pub(crate) async fn handle(
     State(service): State<Arc<Show>>,
     PathId(id): PathId,

@@ -1,0 +1,74 @@
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use super::*;
+
+/// The document as it is checked in.
+const FILE: &str = "docs/openapi.json";
+
+#[test]
+fn the_document_is_the_one_that_was_reviewed() {
+    let path = format!("{}/{FILE}", env!("CARGO_MANIFEST_DIR"));
+    let actual = format!("{:#}\n", document());
+    if std::env::var_os("COUNTERSIGN_BLESS").is_some() {
+        std::fs::write(&path, &actual).unwrap();
+    }
+    let reviewed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        actual == reviewed,
+        "the routes differ from {FILE}: run this test with COUNTERSIGN_BLESS=1 and review the difference"
+    );
+}
+
+#[test]
+fn every_reference_has_its_component() {
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(Value::String(reference)) = fields.get("$ref") {
+                    found.insert(reference.clone());
+                }
+                fields.values().for_each(|field| references(field, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    let document = document();
+    let mut found = BTreeSet::new();
+    references(&document, &mut found);
+    assert!(found.len() > 5);
+    for reference in found {
+        let target = document.pointer(reference.strip_prefix('#').unwrap());
+        assert!(target.is_some(), "{reference}");
+    }
+}
+
+#[test]
+fn every_operation_says_who_may_use_it_and_what_it_answers() {
+    let document = document();
+    let mut names = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let what = format!("{method} {path}");
+            let name = operation["operationId"].as_str().unwrap().to_owned();
+            assert!(
+                names.insert(name),
+                "{what} has the name of another operation"
+            );
+            assert!(
+                operation["summary"].is_string(),
+                "{what} says not what it does"
+            );
+            assert!(
+                operation["security"].to_string().contains(CERTIFICATE),
+                "{what}"
+            );
+            assert!(
+                !operation["x-roles"].as_array().unwrap().is_empty(),
+                "{what}"
+            );
+            assert!(operation["responses"]["403"].is_object(), "{what}");
+            let signed = operation["security"].to_string().contains(DEVICE);
+            assert_eq!(operation["responses"]["401"].is_object(), signed, "{what}");
+        }
+    }
+}
