@@ -44,6 +44,9 @@ pub enum KeyState {
 }
 
 impl KeyState {
+    /// Every state.
+    pub const ALL: &'static [Self] = &[Self::Stable, Self::RefreshRequired, Self::Quarantined];
+
     /// The name used in the database and in answers.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -57,9 +60,7 @@ impl KeyState {
     /// The state with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Stable, Self::RefreshRequired, Self::Quarantined]
-            .into_iter()
-            .find(|state| state.as_str() == text)
+        Self::ALL.iter().copied().find(|s| s.as_str() == text)
     }
 }
 

@@ -14,6 +14,9 @@ pub enum ProfileState {
 }
 
 impl ProfileState {
+    /// Every state.
+    pub const ALL: &'static [Self] = &[Self::Keygen, Self::Pending, Self::Active, Self::Destroyed];
+
     /// The name used in the database and in answers.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -28,9 +31,7 @@ impl ProfileState {
     /// The state with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Keygen, Self::Pending, Self::Active, Self::Destroyed]
-            .into_iter()
-            .find(|state| state.as_str() == text)
+        Self::ALL.iter().copied().find(|s| s.as_str() == text)
     }
 }
 

@@ -12,6 +12,7 @@ use utoipa::OpenApi;
 use super::error::{Body, Code};
 use super::{operator, routes};
 
+pub mod header;
 pub mod text;
 
 /// The security schemes, as annotations name them.

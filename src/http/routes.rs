@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
-use axum::routing::{get, post};
 use axum::{Extension, Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -50,15 +49,12 @@ pub struct Api {
 /// Every route, with its description.
 pub(super) fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .route("/api/v2/profiles", post(profiles::create::handle))
+        .routes(routes!(profiles::create::handle))
         .routes(routes!(profiles::show::handle))
-        .route(
-            "/api/v1/profiles/{id}/transactions",
-            post(profiles::prepare_transaction::handle),
-        )
-        .route("/api/v1/mpc/sign", post(mpc::sign::handle))
-        .route("/api/v1/mpc/sessions/{id}", get(mpc::session::handle))
-        .route("/api/v1/mpc/identity", get(mpc::identity::handle))
+        .routes(routes!(profiles::prepare_transaction::handle))
+        .routes(routes!(mpc::sign::handle))
+        .routes(routes!(mpc::session::handle))
+        .routes(routes!(mpc::identity::handle))
 }
 
 /// The API.

@@ -25,7 +25,8 @@ pub enum TransactionState {
 }
 
 impl TransactionState {
-    const ALL: [Self; 7] = [
+    /// Every state.
+    pub const ALL: [Self; 7] = [
         Self::Prepared,
         Self::Released,
         Self::Broadcasting,

@@ -203,6 +203,20 @@ fn confined_crates_stay_in_their_place() {
 }
 
 #[test]
+fn every_route_is_registered_with_its_description() {
+    let mut wrong = Vec::new();
+    for file in product("src/http") {
+        let code = code(&file);
+        for call in [".route(", ".route_service(", ".nest_service("] {
+            if code.contains(call) {
+                wrong.push(format!("{} calls {call}…): use routes!(…)", file.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
 fn module_names_are_read_out_of_use_groups() {
     let code = "use crate::{clock::{now, Timestamp}, store};\nlet x = crate::gate::admit(); let y = not_crate::http::z;";
     let expected = ["clock", "gate", "store"].map(str::to_owned);

@@ -72,3 +72,71 @@ fn every_operation_says_who_may_use_it_and_what_it_answers() {
         }
     }
 }
+
+/// The names of a schema's fields.
+fn fields(document: &Value, schema: &str) -> BTreeSet<String> {
+    let properties = &document["components"]["schemas"][schema]["properties"];
+    properties.as_object().unwrap().keys().cloned().collect()
+}
+
+/// The names of an object's fields.
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn what_is_described_beside_its_type_has_the_fields_of_its_type() {
+    let document = document();
+    let identity = countersign_mpc::identity::IdentityDocument {
+        environment_id: [0; 32],
+        environment_kind: String::new(),
+        audience: String::new(),
+        identity_key: [0; 65],
+        kem: countersign_mpc::identity::KemDocument {
+            kid: String::new(),
+            public_key: [0; 32],
+            not_before: 0,
+            not_after: 0,
+            signature: [0; 64],
+        },
+    };
+    let identity = json!(identity);
+    assert_eq!(fields(&document, "Identity"), keys(&identity));
+    assert_eq!(fields(&document, "KemKey"), keys(&identity["kem"]));
+    let unsigned = crate::chain::UnsignedFields {
+        kind: "",
+        chain_id: 1,
+        nonce: String::new(),
+        to: String::new(),
+        value: String::new(),
+        data: String::new(),
+        gas: String::new(),
+        max_fee_per_gas: String::new(),
+        max_priority_fee_per_gas: String::new(),
+        access_list: [],
+        raw: String::new(),
+        summary: String::new(),
+    };
+    assert_eq!(
+        fields(&document, "UnsignedTransaction"),
+        keys(&json!(unsigned))
+    );
+}
+
+#[test]
+fn requests_with_unknown_fields_are_described_as_errors() {
+    let document = document();
+    let closed = |name: &str| {
+        document["components"]["schemas"][name]["additionalProperties"] == json!(false)
+    };
+    for name in [
+        "ClientShare",
+        "CreateProfileFirst",
+        "CreateProfileNext",
+        "PrepareTransactionRequest",
+        "SignMessage",
+        "SignRestart",
+    ] {
+        assert!(closed(name), "{name}");
+    }
+}

@@ -6,10 +6,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::{ProfileId, ProfileName, SessionId};
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, Code};
 use crate::http::extract::Signed;
+use crate::http::openapi::{header, text};
 use crate::service::create_profile::{CreateProfile, First, Next, Reply};
 use crate::service::sealed::SealedText;
 
@@ -26,26 +28,100 @@ pub(crate) struct Request {
     client_share: ClientShare,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ClientShare {
+    #[schema(value_type = text::DeviceKeyId)]
     key_id: String,
+    /// The device's public key: a JWK (P-256), or SEC1 in hex.
+    #[schema(schema_with = text::public_key)]
     public_key: serde_json::Value,
+    #[schema(value_type = text::SealedRequest)]
     share: SealedText,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Response {
+// How `Request` is described.
+/// The first request, or one of those that follow.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[schema(as = CreateProfileRequest)]
+#[expect(dead_code, reason = "describes Request")]
+enum Described {
+    First(CreateProfileFirst),
+    Next(CreateProfileNext),
+}
+
+/// The first request.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "describes Request")]
+struct CreateProfileFirst {
+    /// Without control characters, and without space at either end.
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        pattern = r"^[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f])?$"
+    )]
+    name: String,
+    client_share: ClientShare,
+}
+
+/// The second and third request.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "describes Request")]
+struct CreateProfileNext {
+    #[schema(value_type = text::ProfileId)]
     profile_id: String,
+    #[schema(value_type = text::SessionId)]
+    keygen_session_id: String,
+    client_share: ClientShare,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = CreateProfileResponse)]
+pub(crate) struct Response {
+    #[schema(value_type = text::ProfileId)]
+    profile_id: String,
+    /// In the answers to the first and second request.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = text::SessionId, required = false)]
     keygen_session_id: Option<String>,
+    /// In the answers to the second and third request. Nothing should be paid to it before the third.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = text::Address, required = false)]
     session_wallet_address: Option<String>,
+    /// The round that is done; `active` after the third.
+    #[schema(pattern = "^(keygen_round_1|keygen_round_2|active)$")]
     status: &'static str,
+    #[schema(value_type = text::SealedAnswer)]
     mpc_message: String,
 }
 
+/// Creates a wallet, in three requests.
+///
+/// The first names the wallet and its device key and is signed by that key; it is bound to its `Idempotency-Key`. The
+/// second and third carry the ids of the first answer. The profile is active after the third, in which both sides have
+/// proven their share by signing a canary. An identical request gets the identical answer. Body limit: 512 KiB.
+#[utoipa::path(
+    post,
+    path = "/api/v2/profiles",
+    operation_id = "createProfile",
+    tag = "wallet",
+    security(("clientCertificate" = [], "deviceSignature" = [])),
+    params(header::FirstIdempotencyKey, header::Session),
+    request_body = Described,
+    responses(
+        (status = 202, description = "The first or second round is done.", body = Response),
+        (status = 201, description = "The profile is active.", body = Response),
+    ),
+    extensions(("x-errors" = json!([
+        Code::InvalidKeyShare, Code::UnsupportedProtocolVersion, Code::PolicyDenied, Code::KeyQuarantined,
+        Code::ProfileNotFound, Code::NotFound, Code::SessionStateConflict, Code::SessionLost,
+        Code::SessionExpired, Code::IdempotencyMismatch, Code::MpcSigningFailed, Code::DuoNodeUnavailable,
+    ]))),
+)]
 pub(crate) async fn handle(
     State(service): State<Arc<CreateProfile>>,
     signed: Signed<Request, LIMIT>,

@@ -27,14 +27,12 @@ pub(crate) struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = text::Address, required = false)]
     session_wallet_address: Option<String>,
-    /// Where the profile stands.
-    #[schema(pattern = "^(keygen|pending|active|destroyed)$")]
+    #[schema(value_type = text::ProfileStatus)]
     status: &'static str,
     /// 1 at creation, one more after each rotation of the key.
     #[schema(minimum = 1)]
     key_generation: u64,
-    /// What the key may be used for.
-    #[schema(pattern = "^(STABLE|REFRESH_REQUIRED|QUARANTINED)$")]
+    #[schema(value_type = text::KeyUse)]
     key_state: String,
     #[schema(value_type = text::Time)]
     created_at: String,
