@@ -14,7 +14,7 @@ use crate::support::wallet::profile;
 use crate::support::{Appliance, CHAIN, Node, Signing, contains, wallet_of};
 
 /// What must not change: every table but the audit records and the devices.
-fn state(appliance: &Appliance) -> Vec<String> {
+pub(crate) fn state(appliance: &Appliance) -> Vec<String> {
     let database = appliance.database();
     let mut rows: Vec<String> = [
         "SELECT profile_id, state, key_state, suspect_events, failed_signatures, checking FROM profiles",

@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 use crate::support::{Appliance, Node};
 
 /// What curl got: the HTTP status (0 for none), the head, and the body.
-struct Got {
-    status: u16,
-    head: String,
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    pub(crate) head: String,
     body: String,
     error: String,
 }
 
-fn curl(appliance: &Appliance, url: &str, options: &[&str]) -> Got {
+pub(crate) fn curl(appliance: &Appliance, url: &str, options: &[&str]) -> Got {
     let head = appliance.directory().join("head");
     drop(std::fs::remove_file(&head));
     let output = Command::new("curl")
@@ -60,7 +60,7 @@ fn openssl(directory: &Path, arguments: &str) -> String {
 }
 
 /// A client certificate of the appliance's own CA with this name, and its key.
-fn issued(appliance: &Appliance, san: &str, days: i32) -> [String; 2] {
+pub(crate) fn issued(appliance: &Appliance, san: &str, days: i32) -> [String; 2] {
     let directory = appliance.directory();
     let [ca, ca_key] = ["ca.pem", "ca-key.pem"].map(|name| appliance.pki(name));
     std::fs::write(

@@ -23,6 +23,7 @@ mod lifecycle;
 mod outages;
 mod postgres;
 mod repository;
+mod routes;
 mod secrets;
 mod sessions;
 mod store_faults;
