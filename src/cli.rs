@@ -51,6 +51,9 @@ enum Verb {
     Serve(ConfigOption),
     /// Check configuration, certificates, token, database and chains; change nothing
     Doctor(ConfigOption),
+    /// Revoke certificates that `init` made for a development environment
+    #[command(subcommand)]
+    Pki(pki::Verb),
     /// Verify the audit trail
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -162,6 +165,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
                 serve::run(config).await
             }
             Verb::Doctor(option) => doctor::run(load(&option)?).await,
+            Verb::Pki(verb) => pki::run(&verb),
             Verb::Audit(audit::Verb::Verify(options)) => {
                 audit::run(&load(&options.config)?, &options).await
             }

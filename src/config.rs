@@ -72,15 +72,27 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Private key of the leaf; accessible to its owner only.
     pub key: PathBuf,
-    /// The dedicated CA that signs client certificates.
+    /// Every CA that signs client certificates, and no other.
     pub client_ca: PathBuf,
+    /// What those CAs have revoked. Empty only in a development environment: nothing is revoked then.
+    pub crls: Vec<PathBuf>,
 }
 
 /// What connections may take up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections, handshakes included.
+    /// Connections whose handshake is done.
     pub max_connections: usize,
+    /// Of these, how many one client may have.
+    pub max_connections_per_client: usize,
+    /// Handshakes in progress; the oldest gives way to a new one.
+    pub max_handshakes: usize,
+    /// Requests that one client may have in progress.
+    pub max_requests_per_client: usize,
+    /// Requests per second that one client may send for ever.
+    pub requests_per_second: u32,
+    /// Requests that one client may send at once after a pause.
+    pub request_burst: u32,
     /// TLS handshake.
     pub handshake_timeout: Duration,
     /// Request head over HTTP/1.1, counted from the end of the request before: also how long such a
@@ -100,6 +112,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 1024,
+            max_connections_per_client: 256,
+            max_handshakes: 256,
+            max_requests_per_client: 128,
+            requests_per_second: 100,
+            request_burst: 200,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(20),

@@ -7,6 +7,7 @@ pub mod instance;
 pub mod observe;
 pub mod openapi;
 pub mod operator;
+pub mod quota;
 pub mod routes;
 pub mod serve;
 pub mod tls;

@@ -4,18 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use countersign_hsm::{KekName, Purpose, Token};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::token::{self, Environment, EnvironmentError};
 use super::{Exit, Failure, output};
 use crate::chain::{Chains, NodeLimits};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::config::{Chain, Config, Listener};
-use crate::http::tls;
+use crate::http::tls::Trust;
 use crate::store::{Store, StoreError};
 
 /// A certificate that expires sooner is reported.
 const RENEW_BEFORE_DAYS: i64 = 30;
+
+/// A revocation list that is due sooner is reported: they are renewed often.
+const RENEW_LIST_BEFORE_DAYS: i64 = 1;
 
 /// Some checks failed; each has been reported in a line of its own.
 #[derive(Debug, thiserror::Error)]
@@ -79,32 +81,36 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 }
 
 fn certificates(listener: &Listener) -> Result<String, Failure> {
-    tls::server_config(&listener.tls)?;
-    let own = days_left(&listener.tls.certificate)?;
-    let ca = days_left(&listener.tls.client_ca)?;
+    let files = &listener.tls;
+    let expiry = Trust::load(files)?.expiry();
+    let own = days_left(expiry.certificate, &files.certificate, RENEW_BEFORE_DAYS)?;
+    let ca = days_left(expiry.client_ca, &files.client_ca, RENEW_BEFORE_DAYS)?;
+    let crl = match (expiry.crl, files.crls.first()) {
+        (Some(at), Some(path)) => {
+            let days = days_left(at, path, RENEW_LIST_BEFORE_DAYS)?;
+            format!("its revocation list in {days} days")
+        }
+        _ => "which has no revocation list".to_owned(),
+    };
     Ok(format!(
-        "server expires in {own} days, client CA in {ca} days"
+        "server expires in {own} days, client CA in {ca} days, {crl}"
     ))
 }
 
-/// Days until the first of the certificates in a file expires.
-fn days_left(path: &Path) -> Result<i64, Failure> {
-    let mut least = i64::MAX;
-    for der in tls::certificates(path)? {
-        let (_, certificate) = X509Certificate::from_der(&der)?;
-        let left = certificate.validity().not_after.timestamp() - clock::now().as_seconds();
-        least = least.min(left.div_euclid(86_400));
-    }
-    if least < 0 {
+/// Days until `at`, when something in a file expires.
+fn days_left(at: Timestamp, path: &Path, enough: i64) -> Result<i64, Failure> {
+    let left = at.as_seconds() - clock::now().as_seconds();
+    if left < 0 {
         return Err(problem(format!("{} has expired; renew it", path.display())));
     }
-    if least < RENEW_BEFORE_DAYS {
+    let days = left.div_euclid(86_400);
+    if days < enough {
         return Err(problem(format!(
-            "{} expires in {least} days; renew it now",
+            "{} expires in {days} days; renew it now",
             path.display()
         )));
     }
-    Ok(least)
+    Ok(days)
 }
 
 async fn check_token(report: &mut Report, config: &Config, token: &Token) {

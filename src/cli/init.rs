@@ -23,6 +23,7 @@ use crate::domain::{EnvironmentId, EnvironmentKind};
 use crate::store::{EnvironmentRecord, Location, Store, StoreError};
 
 use plan::Plan;
+pub(super) use render::CRL_DAYS;
 
 /// Options of `countersignd init`.
 #[derive(clap::Args)]
@@ -66,6 +67,9 @@ pub struct Options {
     /// Dedicated CA of the client certificates, PEM (production)
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
+    /// Revocation list of that CA, PEM; may be given again, one for every CA in --client-ca (production)
+    #[arg(long, value_name = "FILE")]
+    crl: Vec<PathBuf>,
     /// A client by name in its certificate, "spiffe://domain/path=role" or "dns:host=role" (production)
     #[arg(long, value_name = "SAN=ROLE", value_parser = plan::client)]
     client: Vec<plan::Client>,

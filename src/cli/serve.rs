@@ -18,7 +18,7 @@ use crate::config::{Config, Listener};
 use crate::custody::{Capacity, Custody, KemRing};
 use crate::domain::{EnvironmentId, TenantId};
 use crate::http::routes::{self, Api};
-use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES};
+use crate::http::tls::{self, Entrance};
 use crate::http::{operator, serve};
 use crate::identity::owner::OwnerVerifier;
 use crate::policy::Policy;
@@ -36,7 +36,7 @@ use crate::service::steps::{Running, Steps};
 use crate::sessions::Lifetimes;
 use crate::store::Store;
 use crate::store::retention::Retention;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{ListenerName, Metrics};
 use crate::telemetry::readiness::{Check, Readiness};
 
 /// How often dependencies are checked, and how long a result is believed.
@@ -237,17 +237,21 @@ impl Appliance {
         let operators = operator::router(Arc::clone(&self.metrics), readiness.clone());
         let kind = config.environment_kind;
         let clients = Arc::new(config.clients);
-        let entrance = |listener: &Listener, roles| {
-            Entrance::new(&listener.tls, Arc::clone(&clients), roles, kind).map(Arc::new)
+        let entrance = |name, listener: &Listener| {
+            let metrics = Arc::clone(&self.metrics);
+            Entrance::new(name, listener, Arc::clone(&clients), kind, metrics).map(Arc::new)
         };
-        let api_entrance = entrance(&config.api, API_ROLES)?;
-        let operator_entrance = entrance(&config.operator, OPERATOR_ROLES)?;
+        let api_entrance = entrance(ListenerName::Api, &config.api)?;
+        let operator_entrance = entrance(ListenerName::Operator, &config.operator)?;
         let api_listener = TcpListener::bind(config.api.listen).await?;
         let operator_listener = TcpListener::bind(config.operator.listen).await?;
         stop_on_signals(&shutdown)?;
+        let hangup = signal(SignalKind::hangup())?;
 
         let background = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let entrances = vec![Arc::clone(&api_entrance), Arc::clone(&operator_entrance)];
+        tasks.spawn(tls::watch(entrances, hangup, background.clone()));
         tasks.spawn(Arc::clone(&self.settlement).run(background.clone()));
         tasks.spawn(Arc::clone(&self.steps.membership).run(background.clone()));
         tasks.spawn(self.housekeeping(config.retention).run(background.clone()));
@@ -267,18 +271,11 @@ impl Appliance {
             "listening"
         );
         tokio::join!(
-            serve::run(
-                api_listener,
-                api_entrance,
-                api,
-                config.api.limits,
-                shutdown.clone()
-            ),
+            serve::run(api_listener, api_entrance, api, shutdown.clone()),
             serve::run(
                 operator_listener,
                 operator_entrance,
                 operators,
-                config.operator.limits,
                 shutdown.clone()
             ),
         );

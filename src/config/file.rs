@@ -58,13 +58,43 @@ struct ListenerTable {
     certificate: PathBuf,
     key: PathBuf,
     client_ca: PathBuf,
+    #[serde(default)]
+    crl: OneOrMany,
     max_connections: Option<NonZeroU32>,
+    max_connections_per_client: Option<NonZeroU32>,
+    max_handshakes: Option<NonZeroU32>,
+    max_requests_per_client: Option<NonZeroU32>,
+    requests_per_second: Option<NonZeroU32>,
+    request_burst: Option<NonZeroU32>,
     handshake_timeout_seconds: Option<NonZeroU32>,
     header_timeout_seconds: Option<NonZeroU32>,
     body_timeout_seconds: Option<NonZeroU32>,
     idle_timeout_seconds: Option<NonZeroU32>,
     max_connection_age_seconds: Option<NonZeroU32>,
     drain_timeout_seconds: Option<NonZeroU32>,
+}
+
+/// `crl = "file"` or `crl = ["file", "file"]`
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(PathBuf),
+    Many(Vec<PathBuf>),
+}
+
+impl Default for OneOrMany {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
+impl OneOrMany {
+    fn as_slice(&self) -> &[PathBuf] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Many(paths) => paths,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -125,8 +155,8 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         environment_id: checker.environment_id(&file.environment.id)?,
         environment_kind: kind,
         audience: checker.audience(file.audience)?,
-        api: checker.listener("api", &file.api)?,
-        operator: checker.listener("operator", &file.operator)?,
+        api: checker.listener("api", &file.api, kind)?,
+        operator: checker.listener("operator", &file.operator, kind)?,
         clients: checker.clients(file.client, &tenants)?,
         tenants,
         hsm: checker.hsm(file.hsm)?,
@@ -299,11 +329,12 @@ impl<'a> Checker<'a> {
         Ok(clients)
     }
 
-    fn listener(&self, table: &str, listener: &ListenerTable) -> Result<Listener, ConfigError> {
-        let default = Limits::default();
-        let seconds = |value: Option<NonZeroU32>, default: Duration| {
-            value.map_or(default, |value| Duration::from_secs(value.get().into()))
-        };
+    fn listener(
+        &self,
+        table: &str,
+        listener: &ListenerTable,
+        kind: EnvironmentKind,
+    ) -> Result<Listener, ConfigError> {
         Ok(Listener {
             listen: listener.listen,
             tls: TlsFiles {
@@ -311,23 +342,26 @@ impl<'a> Checker<'a> {
                     .present(&format!("{table}.certificate"), &listener.certificate)?,
                 key: self.private(&format!("{table}.key"), &listener.key)?,
                 client_ca: self.present(&format!("{table}.client_ca"), &listener.client_ca)?,
+                crls: self.crls(&format!("{table}.crl"), listener.crl.as_slice(), kind)?,
             },
-            limits: Limits {
-                max_connections: count(listener.max_connections, default.max_connections),
-                handshake_timeout: seconds(
-                    listener.handshake_timeout_seconds,
-                    default.handshake_timeout,
-                ),
-                header_timeout: seconds(listener.header_timeout_seconds, default.header_timeout),
-                body_timeout: seconds(listener.body_timeout_seconds, default.body_timeout),
-                idle_timeout: seconds(listener.idle_timeout_seconds, default.idle_timeout),
-                max_connection_age: seconds(
-                    listener.max_connection_age_seconds,
-                    default.max_connection_age,
-                ),
-                drain_timeout: seconds(listener.drain_timeout_seconds, default.drain_timeout),
-            },
+            limits: limits(listener),
         })
+    }
+
+    fn crls(
+        &self,
+        key: &str,
+        paths: &[PathBuf],
+        kind: EnvironmentKind,
+    ) -> Result<Vec<PathBuf>, ConfigError> {
+        if paths.is_empty() && kind == EnvironmentKind::Production {
+            return Err(self.invalid(
+                key,
+                "a production environment must be able to revoke client certificates",
+                "write crl = \"file\" with the revocation list of the client CA",
+            ));
+        }
+        paths.iter().map(|path| self.present(key, path)).collect()
     }
 
     fn hsm(&self, table: HsmTable) -> Result<Hsm, ConfigError> {
@@ -458,6 +492,46 @@ impl<'a> Checker<'a> {
             ));
         }
         Ok(mpc)
+    }
+}
+
+fn limits(listener: &ListenerTable) -> Limits {
+    let default = Limits::default();
+    let seconds = |value: Option<NonZeroU32>, default: Duration| {
+        value.map_or(default, |value| Duration::from_secs(value.get().into()))
+    };
+    let max_connections = count(listener.max_connections, default.max_connections);
+    let requests_per_second = listener
+        .requests_per_second
+        .map_or(default.requests_per_second, NonZeroU32::get);
+    Limits {
+        max_connections,
+        // A quarter of them, so that no single client keeps all others out.
+        max_connections_per_client: count(
+            listener.max_connections_per_client,
+            max_connections.div_ceil(4),
+        ),
+        max_handshakes: count(listener.max_handshakes, default.max_handshakes),
+        max_requests_per_client: count(
+            listener.max_requests_per_client,
+            default.max_requests_per_client,
+        ),
+        requests_per_second,
+        request_burst: listener
+            .request_burst
+            .map_or(requests_per_second.saturating_mul(2), NonZeroU32::get),
+        handshake_timeout: seconds(
+            listener.handshake_timeout_seconds,
+            default.handshake_timeout,
+        ),
+        header_timeout: seconds(listener.header_timeout_seconds, default.header_timeout),
+        body_timeout: seconds(listener.body_timeout_seconds, default.body_timeout),
+        idle_timeout: seconds(listener.idle_timeout_seconds, default.idle_timeout),
+        max_connection_age: seconds(
+            listener.max_connection_age_seconds,
+            default.max_connection_age,
+        ),
+        drain_timeout: seconds(listener.drain_timeout_seconds, default.drain_timeout),
     }
 }
 

@@ -59,7 +59,14 @@ struct Directory(TempDir);
 impl Directory {
     fn new() -> Self {
         let directory = Self(tempfile::tempdir().unwrap());
-        for name in ["server.pem", "ca.pem", "module.so", "server-key.pem", "pin"] {
+        for name in [
+            "server.pem",
+            "ca.pem",
+            "ca.crl.pem",
+            "module.so",
+            "server-key.pem",
+            "pin",
+        ] {
             directory.write(name, "x");
         }
         directory.write("pg-password", "correct horse\n");
@@ -117,6 +124,26 @@ fn a_complete_file_becomes_typed_values_with_defaults() {
 }
 
 #[test]
+fn limits_of_a_listener_fit_together_and_lists_are_one_or_many() {
+    let directory = Directory::new();
+    let config = directory
+        .load(&GOOD.replace(
+            "idle_timeout_seconds = 7",
+            "crl = [\"ca.crl.pem\", \"ca.crl.pem\"]\nmax_connections = 10\nrequests_per_second = 7",
+        ))
+        .unwrap();
+    let limits = config.operator.limits;
+    assert_eq!(limits.max_connections_per_client, 3);
+    assert_eq!((limits.requests_per_second, limits.request_burst), (7, 14));
+    assert_eq!(config.operator.tls.crls.len(), 2);
+    assert_eq!(config.api.tls.crls.len(), 0);
+    let one = "idle_timeout_seconds = 7";
+    let config = directory.load(&GOOD.replace(one, "crl = \"ca.crl.pem\""));
+    let expected = [directory.0.path().join("ca.crl.pem")];
+    assert_eq!(config.unwrap().operator.tls.crls, expected);
+}
+
+#[test]
 fn every_error_names_key_and_remedy() {
     for (old, new, expected) in [
         (
@@ -153,6 +180,16 @@ fn every_error_names_key_and_remedy() {
             "idle_timeout_seconds = 7",
             "idle_timeout_seconds = 0",
             "expected a nonzero u32",
+        ),
+        (
+            "idle_timeout_seconds = 7",
+            "crl = \"absent.pem\"",
+            "operator.crl: cannot read",
+        ),
+        (
+            "kind = \"development\"",
+            "kind = \"production\"",
+            "api.crl: a production environment must be able to revoke client certificates; write crl = ",
         ),
         (
             "role = \"gateway\"",

@@ -1,5 +1,7 @@
 //! Errors as clients see them: a stable code, a safe sentence, and what to do (`protocol.md` 2.9).
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -40,6 +42,8 @@ pub struct ApiError {
     retry: Retry,
     /// The instance that can answer.
     instance: Option<InstanceTag>,
+    /// Seconds.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -51,6 +55,7 @@ impl ApiError {
             details: None,
             retry: code.retries().first().copied().unwrap_or(Retry::Never),
             instance: None,
+            retry_after: None,
         }
     }
 
@@ -98,6 +103,25 @@ impl ApiError {
         )
     }
 
+    /// 429: the client sends too many requests; says when there is room for the next one.
+    #[must_use]
+    pub fn too_many_requests(wait: Duration) -> Self {
+        let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self {
+            retry_after: Some(whole.max(1)),
+            ..Self::new(
+                Code::RateLimitExceeded,
+                "Too many requests with this client certificate",
+            )
+        }
+    }
+
+    /// 503: the client has too many requests in progress.
+    #[must_use]
+    pub fn overloaded() -> Self {
+        Error::Overloaded.into()
+    }
+
     /// 404: no such route.
     #[must_use]
     pub fn no_route() -> Self {
@@ -129,10 +153,10 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(body)).into_response();
         let busy = self.status == StatusCode::SERVICE_UNAVAILABLE
             || (self.status == StatusCode::CONFLICT && matches!(self.retry, Retry::Same));
-        if busy {
+        if let Some(seconds) = self.retry_after.or(busy.then_some(1)) {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if let Some(tag) = self.instance {
             name_instance(response.headers_mut(), &tag);

@@ -22,6 +22,13 @@ const DEVICE: &str = "deviceSignature";
 /// In an annotation, the error codes that are the route's own: `extensions(("x-errors" = json!([…])))`.
 const ERRORS: &str = "x-errors";
 
+/// What every request may be answered, before anything looks at it.
+const OF_ALL: &[Code] = &[
+    Code::ForbiddenRole,
+    Code::RateLimitExceeded,
+    Code::Overloaded,
+];
+
 /// What every signed request may be answered.
 const OF_SIGNED: &[Code] = &[
     Code::InvalidRequest,
@@ -132,7 +139,7 @@ fn complete(operation: &mut Map<String, Value>, listener: &Listener) {
     let body = operation.contains_key("requestBody");
     let own = operation.remove(ERRORS).unwrap_or_default();
     let mut codes: BTreeSet<Code> = serde_json::from_value(own).unwrap_or_default();
-    codes.insert(Code::ForbiddenRole);
+    codes.extend(OF_ALL);
     if signed {
         codes.extend(OF_SIGNED);
         let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
@@ -187,7 +194,7 @@ fn refusals(codes: &BTreeSet<Code>) -> BTreeMap<String, Value> {
                 "properties": {"error": {"enum": codes}, "statusCode": {"const": status}},
             }}},
         });
-        if [409, 503].contains(&status) {
+        if [409, 429, 503].contains(&status) {
             let header = json!({"Retry-After": {"$ref": "#/components/headers/Retry-After"}});
             set(&mut response, "", "headers", header);
         }

@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 use crate::http::error::ApiError;
 use crate::http::observe::observe;
 use crate::http::openapi;
+use crate::http::quota;
 use crate::http::tls::Peer;
 use crate::identity::certificate::Role;
 use crate::telemetry::metrics::Metrics;
@@ -81,6 +82,7 @@ pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
     Router::from(described())
         .fallback(not_found)
         .layer(middleware::from_fn(monitoring_only))
+        .layer(middleware::from_fn(quota::admit))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&metrics),
             observe,

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::instance;
 use super::observe::observe;
+use super::quota;
 use crate::domain::InstanceTag;
 use crate::identity::owner::OwnerVerifier;
 use crate::service::create_profile::CreateProfile;
@@ -63,6 +64,7 @@ pub fn router(api: Api) -> Router {
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::no_method())
         .layer(Extension(Arc::clone(&api.verifier)))
+        .layer(middleware::from_fn(quota::admit))
         .layer(middleware::from_fn_with_state(
             api.instance.clone(),
             instance::sign,

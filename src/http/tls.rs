@@ -4,165 +4,56 @@
 //! SECURITY: no session resumption, because a resumed session skips the check of the client
 //! certificate; no early data, because it can be replayed.
 
-use std::path::{Path, PathBuf};
+mod error;
+mod revocation;
+mod trust;
+mod watch;
+
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, kx_group};
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::ServerConnection;
+use tokio::sync::watch as cell;
+use tracing::{debug, error, info};
 
-use crate::config::TlsFiles;
+use crate::clock;
+use crate::config::{Limits, Listener, TlsFiles};
 use crate::domain::EnvironmentKind;
 use crate::http::error::ApiError;
+use crate::http::quota::Quotas;
 use crate::identity::certificate::{AllowList, ClientIdentity, IdentityError, Role};
+use crate::telemetry::metrics::{ExpiringFile, ListenerName, Metrics, Reload};
 
-/// Why a listener's TLS cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A PEM file cannot be read or holds nothing of the expected kind.
-    #[error("cannot read {what} from {}", path.display())]
-    Pem {
-        /// What was expected in the file.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The parser's answer.
-        #[source]
-        cause: pem::Error,
-    },
-    /// The client CA is not usable as a trust anchor.
-    #[error("{} is not a CA certificate", path.display())]
-    ClientCa {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        cause: rustls::Error,
-    },
-    /// The verifier cannot be built.
-    #[error("cannot verify client certificates with {}", path.display())]
-    Verifier {
-        /// The file of the client CA.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        cause: VerifierBuilderError,
-    },
-    /// Certificate and key do not belong together, or are of an unsupported kind.
-    #[error("certificate {} and key {} cannot be used together", certificate.display(), key.display())]
-    KeyPair {
-        /// The certificate file.
-        certificate: PathBuf,
-        /// The key file.
-        key: PathBuf,
-        /// The reason.
-        #[source]
-        cause: rustls::Error,
-    },
-    /// The crypto provider lacks TLS 1.3.
-    #[error("the crypto provider cannot do TLS 1.3")]
-    Version(#[source] rustls::Error),
-}
-
-/// The TLS configuration of a listener.
-///
-/// # Errors
-/// [`TlsError`] names the file that is unusable.
-pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(CryptoProvider {
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-        ],
-        ..aws_lc_rs::default_provider()
-    });
-    let verifier = WebPkiClientVerifier::builder_with_provider(
-        client_roots(&files.client_ca)?,
-        provider.clone(),
-    )
-    // The names of our CAs are nobody's business before authentication.
-    .clear_root_hint_subjects()
-    .build()
-    .map_err(|cause| TlsError::Verifier {
-        path: files.client_ca.clone(),
-        cause,
-    })?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|cause| TlsError::Pem {
-        what: "a private key",
-        path: files.key.clone(),
-        cause,
-    })?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(TlsError::Version)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&files.certificate)?, key)
-        .map_err(|cause| TlsError::KeyPair {
-            certificate: files.certificate.clone(),
-            key: files.key.clone(),
-            cause,
-        })?;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config.max_early_data_size = 0;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
-fn client_roots(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|cause| TlsError::ClientCa {
-            path: path.to_owned(),
-            cause,
-        })?;
-    }
-    Ok(Arc::new(roots))
-}
-
-/// Every certificate in a PEM file, at least one.
-///
-/// # Errors
-/// [`TlsError::Pem`] when there is none or one is damaged.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unreadable = |cause| TlsError::Pem {
-        what: "certificates",
-        path: path.to_owned(),
-        cause,
-    };
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(unreadable)?;
-    if certificates.is_empty() {
-        return Err(unreadable(pem::Error::NoItemsFound));
-    }
-    Ok(certificates)
-}
+pub use error::TlsError;
+pub use revocation::RevocationError;
+pub use trust::{Expiry, Trust};
+pub use watch::watch;
 
 /// Who may come in through a listener, and what every answer says about the environment.
 pub struct Entrance {
-    pub(super) tls: Arc<ServerConfig>,
+    pub(super) name: ListenerName,
+    files: TlsFiles,
+    trust: cell::Sender<Arc<Trust>>,
     clients: Arc<AllowList>,
-    roles: &'static [Role],
     pub(super) kind: EnvironmentKind,
+    pub(super) limits: Limits,
+    pub(super) quotas: Quotas,
+    pub(super) metrics: Arc<Metrics>,
 }
 
-/// Roles on the API listener.
-pub const API_ROLES: &[Role] = &[Role::Gateway];
-
-/// Roles on the operator listener.
-pub const OPERATOR_ROLES: &[Role] = &[
-    Role::Operator,
-    Role::SecurityOfficer,
-    Role::Auditor,
-    Role::Metrics,
-];
+/// Roles on a listener.
+const fn roles(listener: ListenerName) -> &'static [Role] {
+    match listener {
+        ListenerName::Api => &[Role::Gateway],
+        ListenerName::Operator => &[
+            Role::Operator,
+            Role::SecurityOfficer,
+            Role::Auditor,
+            Role::Metrics,
+        ],
+    }
+}
 
 /// Why a peer with a valid certificate is turned away: `FORBIDDEN_ROLE`.
 #[derive(Debug, thiserror::Error)]
@@ -176,22 +67,77 @@ pub enum Refused {
 }
 
 impl Entrance {
-    /// The entrance of one listener, for the `roles` of [`API_ROLES`] or [`OPERATOR_ROLES`].
+    /// The entrance of one listener.
     ///
     /// # Errors
     /// [`TlsError`] names the file that is unusable.
     pub fn new(
-        files: &TlsFiles,
+        name: ListenerName,
+        listener: &Listener,
         clients: Arc<AllowList>,
-        roles: &'static [Role],
         kind: EnvironmentKind,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, TlsError> {
-        Ok(Self {
-            tls: server_config(files)?,
+        let trust = Arc::new(Trust::load(&listener.tls)?);
+        let entrance = Self {
+            name,
+            files: listener.tls.clone(),
+            trust: cell::Sender::new(Arc::clone(&trust)),
+            quotas: Quotas::new(name, &clients, &listener.limits, &metrics),
             clients,
-            roles,
             kind,
-        })
+            limits: listener.limits,
+            metrics,
+        };
+        entrance.tell_expiry(&trust);
+        Ok(entrance)
+    }
+
+    /// Reads the files again and, if they have changed and are usable, replaces the trust in them at once. Every
+    /// connection learns of it: see `serve`.
+    pub fn reload(&self) {
+        let listener = self.name.as_str();
+        match Trust::load(&self.files).map(Arc::new) {
+            Ok(new) if new.is_same_as(&self.trust.borrow()) => {
+                debug!(listener, "certificates are unchanged");
+            }
+            Ok(new) => {
+                self.trust.send_replace(Arc::clone(&new));
+                self.metrics.tls_reload(self.name, Reload::Done);
+                info!(listener, "certificates reloaded");
+                self.tell_expiry(&new);
+            }
+            Err(error) => {
+                self.metrics.tls_reload(self.name, Reload::Failed);
+                let error: &dyn std::error::Error = &error;
+                error!(
+                    listener,
+                    error, "certificates not reloaded: the old ones stay in use"
+                );
+            }
+        }
+    }
+
+    fn tell_expiry(&self, trust: &Trust) {
+        let expiry = trust.expiry();
+        for (file, at) in [
+            (ExpiringFile::Certificate, Some(expiry.certificate)),
+            (ExpiringFile::ClientCa, Some(expiry.client_ca)),
+            (ExpiringFile::Crl, expiry.crl),
+        ] {
+            if let Some(at) = at {
+                self.metrics.tls_expiry(self.name, file, at);
+                if at <= clock::now() {
+                    let (listener, file) = (self.name.as_str(), file.as_str());
+                    error!(listener, file, "expired: renew it");
+                }
+            }
+        }
+    }
+
+    /// What is believed now, and news of every change.
+    pub(super) fn trust(&self) -> cell::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
     }
 
     /// The identity behind a session whose handshake is complete, if this listener serves it.
@@ -200,7 +146,7 @@ impl Entrance {
     /// [`Refused`] says why not; the client learns `FORBIDDEN_ROLE` only.
     pub fn identify(&self, session: &ServerConnection) -> Result<ClientIdentity, Refused> {
         let identity = ClientIdentity::from_session(session, &self.clients)?;
-        if self.roles.contains(&identity.role()) {
+        if roles(self.name).contains(&identity.role()) {
             Ok(identity)
         } else {
             Err(Refused::Role(identity.role()))

@@ -90,6 +90,76 @@ labels! {
         /// Transactions that were never signed.
         Transactions => "transactions",
     }
+    /// One of the two listeners.
+    ListenerName {
+        /// Where gateways connect.
+        Api => "api",
+        /// Where operators and monitoring connect.
+        Operator => "operator",
+    }
+    /// A file of a listener that expires.
+    ExpiringFile {
+        /// Our own certificate.
+        Certificate => "certificate",
+        /// The CA of the clients.
+        ClientCa => "client_ca",
+        /// What that CA has revoked.
+        Crl => "crl",
+    }
+    /// How a reload of certificates ended.
+    Reload {
+        /// The new files are in use.
+        Done => "done",
+        /// The files are not usable; the old ones stay in use.
+        Failed => "failed",
+    }
+    /// How far a connection has come.
+    ConnectionStage {
+        /// In its handshake.
+        Handshake => "handshake",
+        /// Its client is known.
+        Established => "established",
+    }
+    /// Why a connection was not served, or not any longer.
+    ConnectionRefusal {
+        /// The handshake took too long.
+        Timeout => "timeout",
+        /// The oldest handshake gave way to a new one.
+        CrowdedOut => "crowded_out",
+        /// The peer left during the handshake.
+        Gone => "gone",
+        /// Not TLS 1.3.
+        Protocol => "protocol",
+        /// The peer did not like our certificate.
+        RefusedByPeer => "refused_by_peer",
+        /// No client certificate.
+        NoCertificate => "no_certificate",
+        /// A certificate of another CA.
+        UnknownIssuer => "unknown_issuer",
+        /// A certificate that is not valid now.
+        Expired => "expired",
+        /// A revoked certificate.
+        Revoked => "revoked",
+        /// The revocation list is too old to be believed.
+        StaleCrl => "stale_crl",
+        /// Another fault of the certificate or of its use.
+        BadCertificate => "bad_certificate",
+        /// A good certificate that has no business on this listener.
+        Forbidden => "forbidden",
+        /// This client has all the connections that one client may have.
+        ClientLimit => "client_limit",
+        /// The listener has all the connections that it may have.
+        ListenerLimit => "listener_limit",
+        /// A reload withdrew the trust in an established connection.
+        Withdrawn => "withdrawn",
+    }
+    /// Why a request was turned away before anything looked at it.
+    Throttle {
+        /// Too many requests in a short time.
+        Rate => "rate",
+        /// Too many requests at once.
+        Concurrency => "concurrency",
+    }
     /// What became of a signed transaction.
     Broadcast {
         /// A node accepted it.
@@ -204,6 +274,16 @@ metrics! {
     deleted_rows: IntCounterVec = "countersign_deleted_rows_total" ["table"];
     /// When the oldest row was made that retention looks after, as a Unix time, by table; 0 without one.
     oldest_row: IntGaugeVec = "countersign_oldest_row_timestamp_seconds" ["table"];
+    /// When a file of a listener expires, as a Unix time: warn long before, because then all clients are refused.
+    tls_expiry: IntGaugeVec = "countersign_tls_expiry_timestamp_seconds" ["listener", "file"];
+    /// Reloads of changed certificates, keys and revocation lists.
+    tls_reloads: IntCounterVec = "countersign_tls_reloads_total" ["listener", "result"];
+    /// Open connections.
+    connections: IntGaugeVec = "countersign_connections" ["listener", "stage"];
+    /// Connections that were not served, or not any longer.
+    connections_refused: IntCounterVec = "countersign_connections_refused_total" ["listener", "reason"];
+    /// Requests turned away because their client sends too many.
+    throttled: IntCounterVec = "countersign_requests_throttled_total" ["listener", "reason"];
 }
 
 impl Metrics {
@@ -314,6 +394,41 @@ impl Metrics {
         self.oldest_row
             .with_label_values(&[table.as_str()])
             .set(at.map_or(0, Timestamp::as_seconds));
+    }
+
+    /// When a file of a listener expires.
+    pub fn tls_expiry(&self, listener: ListenerName, file: ExpiringFile, at: Timestamp) {
+        self.tls_expiry
+            .with_label_values(&[listener.as_str(), file.as_str()])
+            .set(at.as_seconds());
+    }
+
+    /// A reload of changed files ended.
+    pub fn tls_reload(&self, listener: ListenerName, result: Reload) {
+        self.tls_reloads
+            .with_label_values(&[listener.as_str(), result.as_str()])
+            .inc();
+    }
+
+    /// The gauge of connections that have come this far.
+    #[must_use]
+    pub fn connections(&self, listener: ListenerName, stage: ConnectionStage) -> IntGauge {
+        self.connections
+            .with_label_values(&[listener.as_str(), stage.as_str()])
+    }
+
+    /// A connection was not served, or not any longer.
+    pub fn connection_refused(&self, listener: ListenerName, reason: ConnectionRefusal) {
+        self.connections_refused
+            .with_label_values(&[listener.as_str(), reason.as_str()])
+            .inc();
+    }
+
+    /// A request was turned away.
+    pub fn throttled(&self, listener: ListenerName, reason: Throttle) {
+        self.throttled
+            .with_label_values(&[listener.as_str(), reason.as_str()])
+            .inc();
     }
 
     /// All metrics in the Prometheus text format.

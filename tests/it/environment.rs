@@ -83,7 +83,8 @@ fn a40_production_refuses_a_software_token_and_leaves_nothing() {
             "--client",
             "dns:gateway.example=gateway",
         ])
-        .args(["--certificate", ca, "--key", ca, "--client-ca", ca])
+        .args(["--certificate", ca, "--key", ca])
+        .args(["--client-ca", ca, "--crl", ca])
         .output()
         .unwrap();
     let (code, said) = refusal(&output);

@@ -1,87 +1,7 @@
 //! The front door as strangers find it: `curl` and `openssl`, not our own client (`protocol.md` A34).
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
+use crate::support::outside::{curl, issued, openssl};
 use crate::support::{Appliance, Node};
-
-/// What curl got: the HTTP status (0 for none), the head, and the body.
-pub(crate) struct Got {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    body: String,
-    error: String,
-}
-
-pub(crate) fn curl(appliance: &Appliance, url: &str, options: &[&str]) -> Got {
-    let head = appliance.directory().join("head");
-    drop(std::fs::remove_file(&head));
-    let output = Command::new("curl")
-        .args([
-            "--silent",
-            "--show-error",
-            "--max-time",
-            "10",
-            "--noproxy",
-            "*",
-        ])
-        .args([
-            "--cacert",
-            &appliance.pki("ca.pem"),
-            "--write-out",
-            "\n%{http_code}",
-        ])
-        .arg("--dump-header")
-        .arg(&head)
-        .args(options)
-        .arg(url)
-        .output()
-        .expect("curl must be installed");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let (body, status) = text.rsplit_once('\n').unwrap();
-    Got {
-        status: status.parse().unwrap(),
-        head: std::fs::read_to_string(head)
-            .unwrap_or_default()
-            .to_lowercase(),
-        body: body.to_owned(),
-        error: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-fn openssl(directory: &Path, arguments: &str) -> String {
-    let output = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .output()
-        .expect("openssl must be installed");
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
-}
-
-/// A client certificate of the appliance's own CA with this name, and its key.
-pub(crate) fn issued(appliance: &Appliance, san: &str, days: i32) -> [String; 2] {
-    let directory = appliance.directory();
-    let [ca, ca_key] = ["ca.pem", "ca-key.pem"].map(|name| appliance.pki(name));
-    std::fs::write(
-        directory.join("client.ext"),
-        format!("subjectAltName = {san}\nextendedKeyUsage = clientAuth\n"),
-    )
-    .unwrap();
-    openssl(
-        directory,
-        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout client-key.pem -out client.csr -subj /CN=client",
-    );
-    let said = openssl(
-        directory,
-        &format!(
-            "x509 -req -in client.csr -CA {ca} -CAkey {ca_key} -CAcreateserial -days {days} -extfile client.ext -out client.pem"
-        ),
-    );
-    let certificate: PathBuf = directory.join("client.pem");
-    assert!(certificate.exists(), "{said}");
-    [certificate, directory.join("client-key.pem")].map(|path| path.to_str().unwrap().to_owned())
-}
 
 /// The tag with which an instance names itself.
 pub(crate) fn instance_of(appliance: &Appliance) -> String {
@@ -173,47 +93,70 @@ async fn a34_who_has_no_good_certificate_does_not_get_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a34_each_listener_takes_its_own_roles_only() {
     let node = Node::start().await;
-    let appliance = Appliance::start(&node).await;
+    let mut appliance = Appliance::init(&node.url());
+    let name = |role: &str| format!("spiffe://countersign.test/{role}");
+    let roles = [
+        "gateway",
+        "operator",
+        "security-officer",
+        "auditor",
+        "metrics",
+    ];
+    // `init` has listed the first two.
+    appliance.configure(|config| {
+        let client = |role: &&str| {
+            let name = name(role);
+            format!("\n[[client]]\nsan = \"{name}\"\nrole = \"{role}\"\n")
+        };
+        config + &roles[2..].iter().map(client).collect::<String>()
+    });
+    appliance.serve().await;
     let api = appliance.url(IDENTITY);
     let operator = appliance.operator_url("/metrics");
-    let gateway = [
-        appliance.pki("gateway.pem"),
-        appliance.pki("gateway-key.pem"),
+    // Headers that a proxy might set are nobody's identity.
+    let claims = [
+        "--header",
+        "X-Client-Cert: spiffe://countersign.test/gateway",
+        "--header",
+        "X-Forwarded-Client-Cert: URI=spiffe://countersign.test/operator",
+        "--header",
+        "X-SSL-Client-Verify: SUCCESS",
     ];
-    let officer = [
-        appliance.pki("operator.pem"),
-        appliance.pki("operator-key.pem"),
-    ];
-    let with = |[certificate, key]: &[String; 2], url: &str, more: &[&str]| {
-        let own = ["--cert", certificate, "--key", key];
-        curl(&appliance, url, &[&own, more].concat())
+    let status = |san: &str, url: &str| {
+        let [certificate, key] = issued(&appliance, san, 1);
+        let own = ["--cert", &certificate, "--key", &key];
+        let got = curl(&appliance, url, &[&own[..], &claims].concat());
+        assert!(got.head.contains("mpc-mode: development"), "{}", got.head);
+        assert_eq!(
+            got.status == 403,
+            got.body.contains("FORBIDDEN_ROLE"),
+            "{san} {url}: {} {}",
+            got.body,
+            got.error
+        );
+        got.status
     };
 
-    assert_eq!(with(&gateway, &api, &[]).status, 200);
-    assert_eq!(with(&officer, &operator, &[]).status, 200);
-    let unknown = issued(&appliance, "URI:spiffe://countersign.test/somebody", 1);
-    let name_in_subject_only = issued(&appliance, "DNS:localhost", 1);
-    for (who, url) in [
-        (&officer, &api),
-        (&gateway, &operator),
-        (&unknown, &api),
-        (&unknown, &operator),
-        (&name_in_subject_only, &api),
+    for role in roles {
+        let (on_api, on_operator) = if role == "gateway" {
+            (200, 403)
+        } else {
+            (403, 200)
+        };
+        let san = format!("URI:{}", name(role));
+        assert_eq!(status(&san, &api), on_api, "{role}");
+        assert_eq!(status(&san, &operator), on_operator, "{role}");
+    }
+    for stranger in [
+        "URI:spiffe://countersign.test/somebody",
+        "URI:spiffe://countersign.test/gateway/more",
+        "URI:spiffe://other.test/gateway",
+        // Its common name is what `issued` writes: nobody asks for it.
+        "DNS:localhost",
+        "DNS:countersign.test",
+        "email:gateway@countersign.test",
     ] {
-        // Headers that a proxy might set are nobody's identity.
-        let claim = "X-Client-Cert: spiffe://countersign.test/gateway";
-        let got = with(
-            who,
-            url,
-            &[
-                "--header",
-                claim,
-                "--header",
-                "X-SSL-Client-Verify: SUCCESS",
-            ],
-        );
-        assert_eq!(got.status, 403, "{who:?} {url} {}", got.error);
-        assert!(got.body.contains("FORBIDDEN_ROLE"), "{}", got.body);
-        assert!(got.head.contains("mpc-mode: development"), "{}", got.head);
+        assert_eq!(status(stranger, &api), 403, "{stranger}");
+        assert_eq!(status(stranger, &operator), 403, "{stranger}");
     }
 }

@@ -23,6 +23,7 @@ mod lifecycle;
 mod outages;
 mod postgres;
 mod repository;
+mod revocation;
 mod routes;
 mod secrets;
 mod sessions;

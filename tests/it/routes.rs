@@ -14,7 +14,7 @@ use countersign_mpc::owner_proof::DeviceKey;
 use serde_json::{Value, json};
 
 use crate::bad_input::state;
-use crate::front_door::{curl, issued};
+use crate::support::outside::{curl, issued};
 use crate::support::signing::{fresh_key, json_of, refusal, transaction};
 use crate::support::wallet::profile;
 use crate::support::{Appliance, Node, Signing, root, wallet_of};

@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod fault;
 pub(crate) mod node;
+pub(crate) mod outside;
 pub(crate) mod signing;
 pub(crate) mod site;
 pub(crate) mod trap;

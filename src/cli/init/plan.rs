@@ -46,6 +46,7 @@ pub(super) enum Pki {
         certificate: PathBuf,
         key: PathBuf,
         client_ca: PathBuf,
+        crls: Vec<PathBuf>,
         clients: Vec<Client>,
     },
 }
@@ -195,6 +196,7 @@ fn development(options: &Options) -> Result<(String, Pki), PlanError> {
         ("--certificate", options.certificate.is_some()),
         ("--key", options.key.is_some()),
         ("--client-ca", options.client_ca.is_some()),
+        ("--crl", !options.crl.is_empty()),
         ("--client", !options.client.is_empty()),
     ];
     match surplus.iter().find(|(_, given)| *given) {
@@ -218,8 +220,14 @@ fn production(options: &Options) -> Result<(String, Pki), PlanError> {
         certificate: existing(given(options.certificate.as_ref(), "--certificate")?)?,
         key: existing(given(options.key.as_ref(), "--key")?)?,
         client_ca: existing(given(options.client_ca.as_ref(), "--client-ca")?)?,
+        crls: options
+            .crl
+            .iter()
+            .map(|path| existing(path))
+            .collect::<Result<_, _>>()?,
         clients: options.client.clone(),
     };
+    given(options.crl.first(), "--crl")?;
     given(options.client.first(), "--client")?;
     Ok((audience, pki))
 }

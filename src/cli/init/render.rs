@@ -22,6 +22,9 @@ const OPERATOR: &str = "spiffe://countersign.test/operator";
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 730;
 
+/// Validity of the development CA's revocation list: as long as that of what it revokes.
+pub(in crate::cli) const CRL_DAYS: i64 = LEAF_DAYS;
+
 pub(super) fn write(
     plan: &Plan,
     paths: &Paths,
@@ -55,6 +58,8 @@ fn certificates(plan: &Plan, directory: &Path) -> Result<(), Failure> {
         |name, names, usage| authority.issue(name, names, usage, Validity::days(now, LEAF_DAYS));
     let uri = |name: &str| Ok::<_, rcgen::Error>(vec![SanType::URI(name.try_into()?)]);
     files::directory(directory)?;
+    let list = authority.revocation_list(&[], Validity::days(now, CRL_DAYS))?;
+    files::write(&directory.join("ca.crl.pem"), &list, Access::Public)?;
     for (name, issued) in [
         ("ca", authority.own()),
         (
@@ -124,31 +129,9 @@ fn client_toml(plan: &Plan, environment: &Environment, identity_key: &[u8; 65]) 
 
 fn config_toml(plan: &Plan, environment: &Environment) -> String {
     let (profile, pin) = (profile_text(&plan.hsm.profile), plan.hsm.pin_file.display());
-    let (certificate, key, client_ca) = match &plan.pki {
-        Pki::Made => (
-            "pki/server.pem".into(),
-            "pki/server-key.pem".into(),
-            "pki/ca.pem".into(),
-        ),
-        Pki::Brought {
-            certificate,
-            key,
-            client_ca,
-            ..
-        } => (
-            certificate.display().to_string(),
-            key.display().to_string(),
-            client_ca.display().to_string(),
-        ),
-    };
-    let listener = |name: &str, listen: SocketAddr| {
-        format!(
-            "\n[{name}]\nlisten = \"{listen}\"\ncertificate = {}\nkey = {}\nclient_ca = {}\n",
-            quoted(&certificate),
-            quoted(&key),
-            quoted(&client_ca),
-        )
-    };
+    let tls = tls_toml(&plan.pki);
+    let listener =
+        |name: &str, listen: SocketAddr| format!("\n[{name}]\nlisten = \"{listen}\"\n{tls}");
     let mut text = format!(
         "# Written by `countersignd init`. Unknown keys are errors; paths are relative to this file.\n\
          # The environment cannot be changed: token, database and this file must agree.\n\
@@ -194,6 +177,29 @@ fn config_toml(plan: &Plan, environment: &Environment) -> String {
         }
     }
     text
+}
+
+/// The files of a listener; both have the same.
+fn tls_toml(pki: &Pki) -> String {
+    let made = ["pki/server.pem", "pki/server-key.pem", "pki/ca.pem"];
+    let (files, crls) = match pki {
+        Pki::Made => (made.map(quoted), vec![quoted("pki/ca.crl.pem")]),
+        Pki::Brought {
+            certificate,
+            key,
+            client_ca,
+            crls,
+            ..
+        } => (
+            [certificate, key, client_ca].map(|path| quoted(path.display())),
+            crls.iter().map(|path| quoted(path.display())).collect(),
+        ),
+    };
+    let [certificate, key, client_ca] = files;
+    format!(
+        "certificate = {certificate}\nkey = {key}\nclient_ca = {client_ca}\ncrl = [{}]\n",
+        crls.join(", ")
+    )
 }
 
 fn store_toml(postgres: Option<&PostgresTable>) -> String {

@@ -27,7 +27,7 @@ fn development_makes_its_certificates_and_production_brings_them() {
     assert!(development.directory.is_absolute() && development.hsm.module.is_absolute());
     let production = plan(
         "--kind production --audience signer.example --certificate Cargo.toml --key Cargo.toml \
-         --client-ca Cargo.toml --client spiffe://a.example/gw=gateway --rpc 1=https://rpc.example/token",
+         --client-ca Cargo.toml --crl Cargo.toml --client spiffe://a.example/gw=gateway --rpc 1=https://rpc.example/token",
     );
     assert!(matches!(production.unwrap().pki, Pki::Brought { .. }));
 }
@@ -39,8 +39,14 @@ fn options_that_do_not_fit_together_are_refused() {
         ("--kind production", "also give --audience"),
         (
             "--kind production --audience a --certificate Cargo.toml --key Cargo.toml --client-ca Cargo.toml",
+            "also give --crl",
+        ),
+        (
+            "--kind production --audience a --certificate Cargo.toml --key Cargo.toml --client-ca Cargo.toml \
+             --crl Cargo.toml",
             "also give --client",
         ),
+        ("--kind development --crl l", "leave out --crl"),
         (
             "--kind production --audience a --certificate absent.pem",
             "absent.pem is not a usable path",

@@ -92,6 +92,8 @@ codes! {
     PayloadTooLarge => PAYLOAD_TOO_LARGE, [Never];
     /// The `Idempotency-Key` was used for another request.
     IdempotencyMismatch => UNPROCESSABLE_ENTITY, [Never];
+    /// Too many requests in a short time.
+    RateLimitExceeded => TOO_MANY_REQUESTS, [Same];
     /// A protocol round failed.
     MpcSigningFailed => INTERNAL_SERVER_ERROR, [Restart];
     /// The HSM or the signing engine cannot be reached.

@@ -2,6 +2,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "tests"
 )]
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::middleware;
 use axum::routing::{get, post};
 use rcgen::SanType;
 use rustls::client::Resumption;
@@ -30,15 +32,19 @@ use tokio_util::sync::CancellationToken;
 use super::run;
 use crate::cli::pki::{Authority, Issued, Usage, Validity};
 use crate::clock;
-use crate::config::{Limits, TlsFiles};
+use crate::config::{Limits, Listener, TlsFiles};
 use crate::domain::{EnvironmentKind, TenantId};
-use crate::http::operator;
-use crate::http::tls::{API_ROLES, Entrance, OPERATOR_ROLES, Peer};
+use crate::http::tls::{Entrance, Peer};
+use crate::http::{operator, quota};
 use crate::identity::certificate::{AllowList, Role, SubjectName};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{ListenerName, Metrics};
 use crate::telemetry::readiness::{Check, Readiness};
 
+mod limits;
+mod revocation;
+
 const GATEWAY: &str = "spiffe://countersign.test/gateway";
+const OTHER_GATEWAY: &str = "spiffe://countersign.test/other-gateway";
 const OPERATOR: &str = "spiffe://countersign.test/operator";
 const METRICS: &str = "spiffe://countersign.test/metrics";
 const TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -47,8 +53,11 @@ const TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 struct Server {
     address: SocketAddr,
     authority: Authority,
+    entrance: Arc<Entrance>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
+    directory: tempfile::TempDir,
 }
 
 fn authority(name: &str) -> Authority {
@@ -65,33 +74,32 @@ fn write(directory: &Path, name: &str, text: &str) -> std::path::PathBuf {
     path
 }
 
-fn limits() -> Limits {
+fn some_limits() -> Limits {
     Limits {
         max_connections: 64,
         ..Limits::default()
     }
 }
 
-async fn serve(app: Router, roles: &'static [Role], limits: Limits) -> Server {
+async fn serve(app: Router, name: ListenerName, limits: Limits) -> Server {
     let authority = authority("test ca");
     let directory = tempfile::tempdir().unwrap();
-    let name = vec![SanType::DnsName("localhost".try_into().unwrap())];
+    let names = vec![SanType::DnsName("localhost".try_into().unwrap())];
+    let days = Validity::days(clock::now(), 10);
     let own = authority
-        .issue(
-            "server",
-            name,
-            Usage::Server,
-            Validity::days(clock::now(), 10),
-        )
+        .issue("server", names, Usage::Server, days)
         .unwrap();
-    let files = TlsFiles {
+    let list = authority.revocation_list(&[], days).unwrap();
+    let tls = TlsFiles {
         certificate: write(directory.path(), "server.pem", &own.certificate),
         key: write(directory.path(), "server-key.pem", &own.key),
         client_ca: write(directory.path(), "ca.pem", &authority.own().certificate),
+        crls: vec![write(directory.path(), "ca.crl.pem", &list)],
     };
     let mut clients = AllowList::new();
     for (name, role) in [
         (GATEWAY, Role::Gateway),
+        (OTHER_GATEWAY, Role::Gateway),
         (OPERATOR, Role::Operator),
         (METRICS, Role::Metrics),
     ] {
@@ -101,23 +109,36 @@ async fn serve(app: Router, roles: &'static [Role], limits: Limits) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
+    let metrics = Arc::new(Metrics::new(EnvironmentKind::Development).unwrap());
     let entrance = Entrance::new(
-        &files,
+        name,
+        &Listener {
+            listen: address,
+            tls,
+            limits,
+        },
         Arc::new(clients),
-        roles,
         EnvironmentKind::Development,
+        Arc::clone(&metrics),
     );
     let entrance = Arc::new(entrance.unwrap());
-    let task = tokio::spawn(run(listener, entrance, app, limits, shutdown.clone()));
+    let served = run(listener, Arc::clone(&entrance), app, shutdown.clone());
     Server {
         address,
         authority,
+        entrance,
+        metrics,
         shutdown,
-        task,
+        task: tokio::spawn(served),
+        directory,
     }
 }
 
 async fn api() -> Server {
+    api_with(some_limits()).await
+}
+
+async fn api_with(limits: Limits) -> Server {
     let app = Router::new()
         .route(
             "/whoami",
@@ -130,8 +151,9 @@ async fn api() -> Server {
                 "finished"
             }),
         )
-        .route("/echo", post(|body: Bytes| async move { body }));
-    serve(app, API_ROLES, limits()).await
+        .route("/echo", post(|body: Bytes| async move { body }))
+        .layer(middleware::from_fn(quota::admit));
+    serve(app, ListenerName::Api, limits).await
 }
 
 impl Server {
@@ -191,6 +213,14 @@ impl Server {
             format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         self.request(Arc::new(self.config(Some(client), TLS13)), &request)
             .await
+    }
+
+    /// A metric of this listener, as written in the exposition; 0 when it is absent.
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics.encode().unwrap();
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .map_or(0.0, |value| value.parse().unwrap())
     }
 
     async fn stop(self) {
@@ -305,8 +335,8 @@ async fn a34_operator_listener_serves_operators_and_lets_monitoring_read_health_
     let readiness = Readiness::new([Check::Store, Check::Hsm], Duration::from_secs(60));
     let server = serve(
         operator::router(metrics, readiness.clone()),
-        OPERATOR_ROLES,
-        limits(),
+        ListenerName::Operator,
+        some_limits(),
     )
     .await;
     let (operator, monitor) = (server.client(OPERATOR), server.client(METRICS));
@@ -387,10 +417,10 @@ async fn http_2_is_served_when_negotiated() {
 async fn a37_silent_clients_delay_nobody_and_are_cut_off() {
     let limits = Limits {
         handshake_timeout: Duration::from_millis(500),
-        ..limits()
+        ..some_limits()
     };
     let app = Router::new().route("/whoami", get(|| async { "here" }));
-    let server = serve(app, API_ROLES, limits).await;
+    let server = serve(app, ListenerName::Api, limits).await;
     let mut silent = Vec::new();
     for _ in 0..32 {
         silent.push(TcpStream::connect(server.address).await.unwrap());
@@ -423,9 +453,9 @@ async fn a37_idle_connections_slow_heads_and_slow_bodies_are_cut_off() {
         idle_timeout: short,
         header_timeout: short,
         body_timeout: short,
-        ..limits()
+        ..some_limits()
     };
-    let server = serve(app, API_ROLES, short).await;
+    let server = serve(app, ListenerName::Api, short).await;
     let config = Arc::new(server.config(Some(&server.client(GATEWAY)), TLS13));
 
     let mut idle = server.connect(config.clone()).await.unwrap();
