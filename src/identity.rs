@@ -2,3 +2,4 @@
 
 pub mod certificate;
 pub mod owner;
+pub mod replay;

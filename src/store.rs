@@ -33,6 +33,7 @@ mod leases;
 mod location;
 pub mod profiles;
 mod readers;
+pub mod replay;
 pub mod retention;
 pub mod schema;
 pub mod sessions;

@@ -9,7 +9,7 @@ use countersign_hsm::{KekId, KekName, ObjectAad, Pin, Profile, Purpose, Token, T
 use countersign_mpc::binding::KeygenBinding;
 use countersign_mpc::canary::CanaryDigest;
 use countersign_mpc::keygen::{self, P1Keygen};
-use countersign_mpc::owner_proof::DeviceKey;
+use countersign_mpc::owner_proof::{Algorithm, DeviceKey};
 use countersign_mpc::share::{P1Share, P2Share, PublicShare};
 use uuid::Uuid;
 
@@ -77,18 +77,17 @@ impl Fixtures {
         let kek = token.find_kek(&name).await.unwrap().unwrap();
         let fixtures = Self {
             key,
-            device: DeviceKey::generate().unwrap(),
+            device: DeviceKey::generate(Algorithm::P256).unwrap(),
             token,
             kek,
             owner: Uuid::now_v7().to_string(),
         };
-        let point = fixtures.device.verifying_key().to_sec1_point(false);
+        let (tenant, owner) = (&rig.client.config().tenant, &fixtures.owner);
         rig.execute(&format!(
-            "INSERT INTO devices VALUES ('{}', '{}', '{}', X'{}', 0);",
-            rig.client.config().tenant,
+            "INSERT INTO owners VALUES ('{owner}', '{tenant}', NULL, NULL, 0); \
+             INSERT INTO devices VALUES ('{tenant}', '{}', '{owner}', 'ecdsa-p256-sha256', X'{}', 'bench', 0, 0, NULL);",
             fixtures.device.thumbprint(),
-            fixtures.owner,
-            hex::encode(point.as_bytes())
+            hex::encode(fixtures.device.public_key().as_bytes())
         ));
         fixtures
     }

@@ -37,8 +37,8 @@ pub fn session_path(session_id: &str) -> String {
 pub struct ClientShare {
     /// RFC 7638 thumbprint of the device key.
     pub key_id: String,
-    /// Device public key, SEC1 hex.
-    pub public_key: String,
+    /// Device public key, a JWK.
+    pub public_key: serde_json::Value,
     /// Sealed message `mw1.…`.
     pub share: String,
 }

@@ -161,6 +161,7 @@ impl Transport {
             content_type,
             audience: &self.audience,
             idempotency_key: request.idempotency_key.as_deref(),
+            authorization: None,
             body: request.body.as_deref().map(BodyHash::of),
         };
         let signed = owner_proof::sign(device, &parts, clock::now(), nonce)

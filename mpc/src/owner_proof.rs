@@ -7,8 +7,9 @@
 //! Signature: p1=:<base64 of r ‖ s>:
 //! ```
 //!
-//! (one line; folded here). `content-type` and `content-digest` are covered with a body only, `idempotency-key` only when
-//! that header is present. There is exactly one accepted spelling: this order, these parameters, no extra white space.
+//! (one line; folded here). `alg` is that of the key, `ecdsa-p256-sha256` or `ed25519`. `content-type` and
+//! `content-digest` are covered with a body only, `idempotency-key` only when that header is present; `authorization`
+//! comes last, only where the appliance is told to ask for a gateway's token. There is exactly one accepted spelling: this order, these parameters, no extra white space.
 //! SECURITY: [`Claim::verify`] compares the *body*, by its [`BodyHash`], with the covered digest, not only the header;
 //! the caller makes sure that each of these headers occurs once, and that a nonce is accepted once.
 
@@ -17,8 +18,8 @@ mod claim;
 mod device_key;
 
 pub use base::{BodyHash, RequestParts};
-pub use claim::{Claim, SignedHeaders, parse, sign, verify_p256};
-pub use device_key::{DeviceKey, parse_public_key, thumbprint};
+pub use claim::{Claim, SignedHeaders, parse, sign};
+pub use device_key::{Algorithm, DeviceKey, PublicKey};
 
 use thiserror::Error;
 
@@ -44,6 +45,9 @@ pub enum OwnerProofError {
     /// `keyid` is not the thumbprint of the verifying key.
     #[error("signature is by another key")]
     WrongKey,
+    /// `alg` is not the verifying key's.
+    #[error("signature names another algorithm than its key has")]
+    WrongAlgorithm,
     /// `created` or `expires` is outside the window.
     #[error("signature is outside its time window")]
     OutsideWindow,
@@ -53,7 +57,7 @@ pub enum OwnerProofError {
     /// The signature does not verify.
     #[error("signature does not verify")]
     Signature,
-    /// Not a P-256 public key.
+    /// Not a P-256 or Ed25519 public key, or one that must not be used.
     #[error("public key is invalid")]
     InvalidKey,
     /// A private key was sent where a public one belongs. SECURITY: wipe it, never log it.

@@ -173,12 +173,19 @@ impl From<OwnerError> for ApiError {
                 "The request is not signed by a device key",
             ),
             OwnerError::Store(error) => Error::from(error).into(),
-            OwnerError::WrongAudience | OwnerError::Proof(_) | OwnerError::UnknownDevice => {
+            OwnerError::Replayed => Error::SignatureReplayed.into(),
+            OwnerError::TooMany => Error::Overloaded.into(),
+            OwnerError::PendingDevice { active_at } => Self::new(
+                Code::DevicePending,
+                "This device was enrolled lately and may not act yet",
+            )
+            .details(format!("From {}", active_at.as_seconds())),
+            OwnerError::WrongAudience
+            | OwnerError::Proof(_)
+            | OwnerError::UnknownDevice
+            | OwnerError::RevokedDevice => {
                 tracing::info!(?error, "an owner proof was refused");
-                Self::new(
-                    Code::SignatureInvalid,
-                    "The device signature does not hold for this request",
-                )
+                Error::SignatureInvalid.into()
             }
         }
     }
@@ -191,6 +198,8 @@ impl From<Error> for ApiError {
             Error::InvalidRequest(_) => Self::invalid(message),
             Error::InvalidKeyShare(_) => Self::new(Code::InvalidKeyShare, message),
             Error::UnsupportedVersion => Self::new(Code::UnsupportedProtocolVersion, message),
+            Error::SignatureInvalid => Self::new(Code::SignatureInvalid, message),
+            Error::SignatureReplayed => Self::new(Code::SignatureReplayed, message),
             Error::ProfileNotFound => Self::new(Code::ProfileNotFound, message),
             Error::SessionNotFound => Self::new(Code::NotFound, message),
             Error::KeyQuarantined => Self::new(Code::KeyQuarantined, message),

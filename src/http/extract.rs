@@ -7,7 +7,7 @@ use axum::extract::{Extension, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use countersign_mpc::owner_proof::{BodyHash, RequestParts, parse_public_key};
+use countersign_mpc::owner_proof::{BodyHash, OwnerProofError, PublicKey, RequestParts};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -16,7 +16,8 @@ use super::error::ApiError;
 use super::tls::Peer;
 use crate::domain::IdempotencyKey;
 use crate::identity::certificate::ClientIdentity;
-use crate::identity::owner::{Applicant, Owner, OwnerVerifier, SignedRequest};
+use crate::identity::owner::{Applicant, Owner, OwnerError, OwnerVerifier, SignedRequest};
+use crate::identity::replay::RequestProof;
 
 /// The id in a path, as text. What does not even decode names nothing.
 pub struct PathId(pub String);
@@ -43,7 +44,7 @@ impl<S: Send + Sync> FromRequestParts<S> for OwnedQuery {
         let request = signed(parts, None).map_err(IntoResponse::into_response)?;
         let owner = verifier.owner(&client, &request).await;
         owner
-            .map(Self)
+            .map(|(owner, _reads_only)| Self(owner))
             .map_err(|error| ApiError::from(error).into_response())
     }
 }
@@ -52,6 +53,8 @@ impl<S: Send + Sync> FromRequestParts<S> for OwnedQuery {
 pub struct Owned<T, const LIMIT: usize> {
     /// The owner.
     pub owner: Owner,
+    /// For the operation that acts for this request.
+    pub proof: RequestProof,
     /// The content.
     pub value: T,
     /// SHA-256 of the body.
@@ -70,9 +73,10 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
             let body = json_body(&parts.headers, body, LIMIT).await?;
             let hash = BodyHash::of(&body);
             let request = signed(&parts, Some(hash))?;
-            let owner = verifier.owner(&client, &request).await?;
+            let (owner, proof) = verifier.owner(&client, &request).await?;
             Ok(Self {
                 owner,
+                proof,
                 value: parse(&body)?,
                 body_hash: hash.to_bytes(),
                 idempotency_key: idempotency_key(&parts.headers)?,
@@ -126,26 +130,48 @@ impl<T, const LIMIT: usize> Signed<T, LIMIT> {
     ///
     /// # Errors
     /// 400 when the key does not have the id the request says; 401 when it did not sign.
-    pub fn applicant(&self, key: &serde_json::Value, key_id: &str) -> Result<Applicant, ApiError> {
-        let key = parse_public_key(key)
-            .map_err(|error| ApiError::invalid(format!("clientShare.publicKey: {error}")))?;
-        if countersign_mpc::owner_proof::thumbprint(&key) != key_id {
-            return Err(ApiError::invalid(
-                "clientShare.keyId is not the RFC 7638 thumbprint of clientShare.publicKey",
-            ));
-        }
+    pub async fn applicant(
+        &self,
+        key: &serde_json::Value,
+        key_id: &str,
+    ) -> Result<(Applicant, RequestProof), ApiError> {
+        let key = named_key(key, key_id)?;
         let request = signed(&self.parts, Some(self.hash))?;
-        Ok(self.verifier.applicant(&self.client, &request, &key)?)
+        Ok(self
+            .verifier
+            .applicant(&self.client, &request, &key)
+            .await?)
     }
 
-    /// The owner whose enrolled device signed.
+    /// The owner whose enrolled device signed, which is the one that the request names.
     ///
     /// # Errors
-    /// 401 when none did.
-    pub async fn owner(&self) -> Result<Owner, ApiError> {
+    /// 400 when the key does not have the id the request says; 401 when it did not sign, or is not enrolled.
+    pub async fn owner(
+        &self,
+        key: &serde_json::Value,
+        key_id: &str,
+    ) -> Result<(Owner, RequestProof), ApiError> {
+        named_key(key, key_id)?;
         let request = signed(&self.parts, Some(self.hash))?;
-        Ok(self.verifier.owner(&self.client, &request).await?)
+        let (owner, proof) = self.verifier.owner(&self.client, &request).await?;
+        if owner.device_key_id().as_str() != key_id {
+            return Err(OwnerError::Proof(OwnerProofError::WrongKey).into());
+        }
+        Ok((owner, proof))
     }
+}
+
+/// The device key of a request that says its id too.
+fn named_key(key: &serde_json::Value, key_id: &str) -> Result<PublicKey, ApiError> {
+    let key = PublicKey::parse(key)
+        .map_err(|error| ApiError::invalid(format!("clientShare.publicKey: {error}")))?;
+    if key.thumbprint() == key_id {
+        return Ok(key);
+    }
+    Err(ApiError::invalid(
+        "clientShare.keyId is not the RFC 7638 thumbprint of clientShare.publicKey",
+    ))
 }
 
 async fn prerequisites<S: Send + Sync>(
@@ -167,8 +193,8 @@ async fn json_body(
     mut body: Body,
     limit: usize,
 ) -> Result<Zeroizing<Vec<u8>>, ApiError> {
-    let content_type = single(headers, "content-type")?.unwrap_or_default();
-    if content_type != "application/json" {
+    let content_type = single(headers, "content-type").map_or(None, |value| value);
+    if content_type != Some("application/json") {
         return Err(ApiError::invalid("Content-Type must be application/json"));
     }
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
@@ -209,53 +235,56 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
-    single(headers, "idempotency-key")?
-        .map(|key| {
-            IdempotencyKey::parse(key).map_err(|_| {
-                ApiError::invalid("Idempotency-Key must be 16 to 64 characters of A-Z a-z 0-9 - _")
-            })
-        })
+    let invalid =
+        || ApiError::invalid("Idempotency-Key must be 16 to 64 characters of A-Z a-z 0-9 - _");
+    let key = single(headers, "idempotency-key").map_err(|Ambiguous| invalid())?;
+    key.map(|key| IdempotencyKey::parse(key).map_err(|_| invalid()))
         .transpose()
 }
 
-/// The parts of a request that its device signed.
+/// The parts of a request that its device signed. SECURITY: no signature holds for a request that different readers may
+/// read differently.
 fn signed(parts: &Parts, body: Option<BodyHash>) -> Result<SignedRequest<'_>, ApiError> {
-    let headers = &parts.headers;
+    let read = |name: &str| {
+        single(&parts.headers, name).map_err(|Ambiguous| {
+            ApiError::from(OwnerError::Proof(OwnerProofError::InvalidComponent))
+        })
+    };
     let request = SignedRequest {
         parts: RequestParts {
             method: parts.method.as_str(),
             path: parts.uri.path(),
             query: parts.uri.query().unwrap_or_default(),
             content_type: match body {
-                Some(_) => single(headers, header::CONTENT_TYPE.as_str())?,
+                Some(_) => read(header::CONTENT_TYPE.as_str())?,
                 None => None,
             },
-            audience: single(headers, "mpc-audience")?.unwrap_or_default(),
-            idempotency_key: single(headers, "idempotency-key")?,
+            audience: read("mpc-audience")?.unwrap_or_default(),
+            idempotency_key: read("idempotency-key")?,
+            authorization: None,
             body,
         },
-        content_digest: single(headers, "content-digest")?,
-        signature_input: single(headers, "signature-input")?,
-        signature: single(headers, "signature")?,
+        content_digest: read("content-digest")?,
+        signature_input: read("signature-input")?,
+        signature: read("signature")?,
     };
     if request.signature_input.is_none() || request.signature.is_none() {
-        return Err(crate::identity::owner::OwnerError::Unsigned.into());
+        return Err(OwnerError::Unsigned.into());
     }
     Ok(request)
 }
 
+/// A header comes twice, or is not visible ASCII.
+struct Ambiguous;
+
 /// The one value of a header. A header that comes twice means different things to different readers.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ApiError> {
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ambiguous> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
-        return Err(ApiError::invalid(format!("The header {name} comes twice")));
+        return Err(Ambiguous);
     }
     first
-        .map(|value| {
-            value
-                .to_str()
-                .map_err(|_| ApiError::invalid(format!("The header {name} is not ASCII")))
-        })
+        .map(|value| value.to_str().map_err(|_| Ambiguous))
         .transpose()
 }

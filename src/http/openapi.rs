@@ -34,6 +34,8 @@ const OF_SIGNED: &[Code] = &[
     Code::InvalidRequest,
     Code::Unauthenticated,
     Code::SignatureInvalid,
+    Code::SignatureReplayed,
+    Code::DevicePending,
     Code::StoreUnavailable,
     Code::Overloaded,
 ];
@@ -265,18 +267,19 @@ fn shared_components() -> Value {
             },
             DEVICE: {
                 "type": "apiKey", "in": "header", "name": "Signature",
-                "description": "RFC 9421, made by a device key that is enrolled for the profile (P-256; in the request \
-                    that creates a profile, by the key it names): label `p1`, over \"@method\" \"@path\" \"@query\" \
+                "description": "RFC 9421, made by a device key that is enrolled for the profile (P-256 or Ed25519; in \
+                    the request that creates a profile, by the key it names): label `p1`, over \"@method\" \"@path\" \"@query\" \
                     \"content-type\" \"content-digest\" \"mpc-audience\" \"idempotency-key\", without those that the \
                     request does not have; with `created`, `expires` (at most 60 s later), `nonce` (16 bytes, \
-                    base64url), `keyid` (RFC 7638 thumbprint), `alg` and `tag=\"mpc-wallet-p1/1\"`.",
+                    base64url), `keyid` (RFC 7638 thumbprint), `alg` (that of the key) and `tag=\"mpc-wallet-p1/1\"`. A \
+                    signed request is accepted once; to repeat it, sign it anew.",
             },
         },
         "parameters": {
             "Signature-Input": parameter("Signature-Input", "^p1=[(].+[)];.+$",
                 "The covered components and parameters of the signature (RFC 9421)."),
             "Signature": parameter("Signature", "^p1=:[A-Za-z0-9+/]+={0,2}:$",
-                "The signature, base64: `r ‖ s`, 64 bytes, for P-256."),
+                "The signature, 64 bytes in base64: `r ‖ s` for P-256, as in RFC 8032 for Ed25519."),
             "MPC-Audience": parameter("MPC-Audience", "^[!-~]+$",
                 "The name of the appliance that the request is for, as in its identity document."),
             "Content-Digest": parameter("Content-Digest", "^sha-256=:[A-Za-z0-9+/]{43}=:$",

@@ -1,13 +1,18 @@
 //! The owner behind a request: proven by the device key's signature over it (RFC 9421, `protocol.md` 4).
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
-use countersign_mpc::owner_proof::{Claim, OwnerProofError, RequestParts, parse, thumbprint};
-use p256::ecdsa::VerifyingKey;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
+};
+use countersign_mpc::owner_proof::{
+    Algorithm, Claim, OwnerProofError, PublicKey, RequestParts, parse,
+};
 
 use super::certificate::ClientIdentity;
-use crate::clock;
+use super::replay::{NotEntered, RequestProof, Seen};
+use crate::clock::{self, Timestamp};
 use crate::domain::{DeviceKeyId, OwnerId, TenantId};
-use crate::store::{Store, StoreError, devices};
+use crate::store::devices::{self, DeviceRow};
+use crate::store::{Store, StoreError, replay};
 
 /// A request's parts that the device signs, and its proof.
 pub struct SignedRequest<'a> {
@@ -36,6 +41,21 @@ pub enum OwnerError {
     /// The device is not enrolled.
     #[error("the device key is not enrolled")]
     UnknownDevice,
+    /// The device was revoked.
+    #[error("the device key is revoked")]
+    RevokedDevice,
+    /// The device was enrolled lately.
+    #[error("the device key may not act yet")]
+    PendingDevice {
+        /// From when it may.
+        active_at: Timestamp,
+    },
+    /// The same signed request came before.
+    #[error("the signed request was here before")]
+    Replayed,
+    /// Too many requests are remembered to tell whether this one came before.
+    #[error("too many signed requests are remembered")]
+    TooMany,
     /// The devices could not be looked up.
     #[error("the device could not be looked up")]
     Store(#[from] StoreError),
@@ -80,7 +100,7 @@ impl Owner {
 #[must_use = "an applicant is proven to act for them"]
 pub struct Applicant {
     device_key_id: DeviceKeyId,
-    public_key: [u8; 65],
+    public_key: PublicKey,
     tenant: TenantId,
     certificate_spki: [u8; 32],
 }
@@ -92,9 +112,9 @@ impl Applicant {
         &self.device_key_id
     }
 
-    /// Its public key, uncompressed SEC1.
+    /// Its public key.
     #[must_use]
-    pub const fn public_key(&self) -> &[u8; 65] {
+    pub const fn public_key(&self) -> &PublicKey {
         &self.public_key
     }
 
@@ -115,16 +135,21 @@ impl Applicant {
 pub struct OwnerVerifier {
     store: Store,
     audience: String,
+    seen: Seen,
 }
 
 impl OwnerVerifier {
     /// A verifier for requests that name `audience`.
     #[must_use]
-    pub const fn new(store: Store, audience: String) -> Self {
-        Self { store, audience }
+    pub fn new(store: Store, audience: String) -> Self {
+        Self {
+            store,
+            audience,
+            seen: Seen::default(),
+        }
     }
 
-    /// The owner whose enrolled device signed the request.
+    /// The owner whose enrolled device signed the request, and the proof of it for the operation that acts for it.
     ///
     /// # Errors
     /// [`OwnerError`] when there is none.
@@ -132,49 +157,68 @@ impl OwnerVerifier {
         &self,
         client: &ClientIdentity,
         request: &SignedRequest<'_>,
-    ) -> Result<Owner, OwnerError> {
+    ) -> Result<(Owner, RequestProof), OwnerError> {
         let (claim, device_key_id) = self.claim(request)?;
         let mut reader = self.store.reader().await?;
-        let device = devices::find(&mut reader, client.tenant(), &device_key_id)
-            .await?
-            .ok_or(OwnerError::UnknownDevice)?;
-        let key = VerifyingKey::from_sec1_bytes(&device.public_key)
-            .map_err(|_| OwnerError::Proof(OwnerProofError::InvalidKey))?;
-        verify(&claim, &key, request)?;
-        Ok(Owner {
+        let tenant = client.tenant();
+        let signer = devices::signer(&mut reader, tenant, &device_key_id, &claim.nonce).await?;
+        drop(reader);
+        let signer = signer.ok_or(OwnerError::UnknownDevice)?;
+        let device = signer.device;
+        verify(&claim, &device.public_key, request)?;
+        let now = clock::now();
+        may_act(Some(&device), now)?;
+        if signer.spent {
+            return Err(OwnerError::Replayed);
+        }
+        self.enter(&device_key_id, &claim, now)?;
+        let enrolled_in = Some(tenant.clone());
+        let proof = RequestProof::new(device_key_id.clone(), claim.nonce, enrolled_in);
+        let owner = Owner {
             owner_id: device.owner_id,
             device_key_id,
-            tenant: client.tenant().clone(),
+            tenant: tenant.clone(),
             certificate_spki: *client.spki_sha256(),
-        })
+        };
+        Ok((owner, proof))
     }
 
-    /// The holder of `key`, proven by a signature with that very key.
+    /// The holder of `key`, proven by a signature with that very key, and the proof of it for the operation that acts
+    /// for it.
     ///
     /// # Errors
     /// [`OwnerError`] when the request is not signed by it.
-    pub fn applicant(
+    pub async fn applicant(
         &self,
         client: &ClientIdentity,
         request: &SignedRequest<'_>,
-        key: &VerifyingKey,
-    ) -> Result<Applicant, OwnerError> {
+        key: &PublicKey,
+    ) -> Result<(Applicant, RequestProof), OwnerError> {
         let (claim, device_key_id) = self.claim(request)?;
-        if thumbprint(key) != device_key_id.as_str() {
+        if key.thumbprint() != device_key_id.as_str() {
             return Err(OwnerError::Proof(OwnerProofError::WrongKey));
         }
         verify(&claim, key, request)?;
-        let public_key = key
-            .to_sec1_point(false)
-            .as_bytes()
-            .try_into()
-            .map_err(|_| OwnerError::Proof(OwnerProofError::InvalidKey))?;
-        Ok(Applicant {
+        let now = clock::now();
+        let tenant = client.tenant();
+        let mut reader = self.store.reader().await?;
+        let known = devices::find(&mut reader, tenant, &device_key_id).await?;
+        let spent = replay::is_spent(&mut reader, &device_key_id, &claim.nonce).await?;
+        drop(reader);
+        may_act(known.as_ref(), now)?;
+        if spent {
+            return Err(OwnerError::Replayed);
+        }
+        self.enter(&device_key_id, &claim, now)?;
+        let enrolled_in = known.map(|_| tenant.clone());
+        let proof = RequestProof::new(device_key_id.clone(), claim.nonce, enrolled_in);
+        let applicant = Applicant {
             device_key_id,
-            public_key,
-            tenant: client.tenant().clone(),
+            public_key: *key,
+            tenant: tenant.clone(),
             certificate_spki: *client.spki_sha256(),
-        })
+        };
+        Ok((applicant, proof))
     }
 
     fn claim(&self, request: &SignedRequest<'_>) -> Result<(Claim, DeviceKeyId), OwnerError> {
@@ -189,33 +233,49 @@ impl OwnerVerifier {
             .map_err(|_| OwnerError::Proof(OwnerProofError::WrongKey))?;
         Ok((claim, device))
     }
+
+    /// SECURITY: only what is verified is remembered, so nobody can fill the memory for others, nor have a request
+    /// refused that was never sent.
+    fn enter(&self, key: &DeviceKeyId, claim: &Claim, now: Timestamp) -> Result<(), OwnerError> {
+        let entered = self.seen.enter(key, &claim.nonce, now);
+        entered.map_err(|reason| match reason {
+            NotEntered::Replayed => OwnerError::Replayed,
+            NotEntered::Full => OwnerError::TooMany,
+        })
+    }
 }
 
-fn verify(
-    claim: &Claim,
-    key: &VerifyingKey,
-    request: &SignedRequest<'_>,
-) -> Result<(), OwnerError> {
+/// Whether a device that is known may act now.
+fn may_act(device: Option<&DeviceRow>, now: Timestamp) -> Result<(), OwnerError> {
+    match device {
+        Some(device) if device.revoked_at.is_some() => Err(OwnerError::RevokedDevice),
+        Some(device) if device.active_at > now => {
+            let active_at = device.active_at;
+            Err(OwnerError::PendingDevice { active_at })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn verify(claim: &Claim, key: &PublicKey, request: &SignedRequest<'_>) -> Result<(), OwnerError> {
     claim
         .verify(
             key,
             &request.parts,
             request.content_digest,
             clock::now().as_seconds(),
-            |key, message, signature| {
-                verify_p256(
-                    key.to_sec1_point(false).as_bytes(),
-                    message,
-                    &signature.to_bytes(),
-                )
-            },
+            verifies,
         )
         .map_err(OwnerError::Proof)
 }
 
-/// The same answers as `owner_proof::verify_p256`, in a fraction of its time.
-fn verify_p256(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key)
+/// The same answers as `PublicKey::verify`, in a fraction of its time.
+fn verifies(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
+    let (algorithm, key): (&dyn VerificationAlgorithm, _) = match key.algorithm() {
+        Algorithm::P256 => (&ECDSA_P256_SHA256_FIXED, key.as_bytes()),
+        Algorithm::Ed25519 => (&ED25519, key.as_bytes()),
+    };
+    UnparsedPublicKey::new(algorithm, key)
         .verify(message, signature)
         .is_ok()
 }

@@ -16,10 +16,11 @@ use crate::domain::{
 };
 use crate::gate::{self, Allowed, Permit};
 use crate::identity::owner::{Applicant, Owner};
+use crate::identity::replay::RequestProof;
 use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
 use crate::store::devices::DeviceRow;
-use crate::store::idempotency::{self, Scope};
+use crate::store::idempotency::{self, Kept, Scope};
 use crate::store::profiles::NewProfile;
 use crate::store::sessions::SessionRow;
 use crate::store::{
@@ -27,6 +28,8 @@ use crate::store::{
 };
 
 const ROUTE: &str = "POST /api/v2/profiles";
+/// The name of the device that an owner begins with.
+const FIRST_DEVICE: &str = "first device";
 
 /// What the wallet is told.
 #[derive(Clone)]
@@ -118,10 +121,11 @@ impl CreateProfile {
     pub async fn start(
         self: &Arc<Self>,
         applicant: Applicant,
+        proof: RequestProof,
         first: First,
     ) -> Result<Reply, Error> {
         let this = Arc::clone(self);
-        let request = async move { this.round_1(applicant, first).await };
+        let request = async move { this.round_1(applicant, proof, first).await };
         self.steps.detached(request).await
     }
 
@@ -129,13 +133,23 @@ impl CreateProfile {
     ///
     /// # Errors
     /// [`Error`] says what to do.
-    pub async fn go_on(self: &Arc<Self>, owner: Owner, next: Next) -> Result<Reply, Error> {
+    pub async fn go_on(
+        self: &Arc<Self>,
+        owner: Owner,
+        proof: RequestProof,
+        next: Next,
+    ) -> Result<Reply, Error> {
         let this = Arc::clone(self);
-        let request = async move { this.next_round(owner, next).await };
+        let request = async move { this.next_round(owner, proof, next).await };
         self.steps.detached(request).await
     }
 
-    async fn round_1(&self, applicant: Applicant, first: First) -> Result<Reply, Error> {
+    async fn round_1(
+        &self,
+        applicant: Applicant,
+        proof: RequestProof,
+        first: First,
+    ) -> Result<Reply, Error> {
         let key = first.idempotency_key.as_str().to_owned();
         if let Some(earlier) = self.earlier(&applicant, &first).await? {
             return Ok(earlier);
@@ -165,6 +179,7 @@ impl CreateProfile {
         let admission = StartKeygen {
             steps: Arc::clone(&self.steps),
             applicant,
+            proof,
             first_name: first.name,
             idempotency_key: first.idempotency_key,
             body_hash,
@@ -187,7 +202,12 @@ impl CreateProfile {
         Ok(reply)
     }
 
-    async fn next_round(&self, owner: Owner, next: Next) -> Result<Reply, Error> {
+    async fn next_round(
+        &self,
+        owner: Owner,
+        proof: RequestProof,
+        next: Next,
+    ) -> Result<Reply, Error> {
         let session = self.session(&owner, &next).await?;
         if let Some(reply) = self.replies.find(next.session_id, &next.body_hash) {
             return Ok(reply);
@@ -204,7 +224,12 @@ impl CreateProfile {
         };
         let binding = in_session(message_type, &owner, &session);
         let message = self.opener.open(binding, &next.message).await?;
-        let admission = AdmitStep::new(&self.steps, &owner, &session, (step, next.body_hash));
+        let admission = AdmitStep::new(
+            &self.steps,
+            (&owner, proof),
+            &session,
+            (step, next.body_hash),
+        );
         let address = self.address(next.profile_id).await?;
         let reply = self
             .steps
@@ -274,7 +299,7 @@ impl CreateProfile {
 fn scope<'a>(applicant: &'a Applicant, key: &'a IdempotencyKey) -> Scope<'a> {
     Scope {
         tenant: applicant.tenant(),
-        device_key_id: applicant.device_key_id(),
+        holder: applicant.device_key_id().to_string(),
         route: ROUTE,
         key,
     }
@@ -338,6 +363,7 @@ fn finish(
 struct StartKeygen {
     steps: Arc<Steps>,
     applicant: Applicant,
+    proof: RequestProof,
     first_name: ProfileName,
     idempotency_key: IdempotencyKey,
     body_hash: [u8; 32],
@@ -359,13 +385,15 @@ impl Operation for StartKeygen {
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<(Permit, AuditRecord), CommitError<Error>> {
+        self.proof.spend(tx).await?;
         let scope = scope(&self.applicant, &self.idempotency_key);
         if idempotency::find(tx, &scope).await?.is_some() {
             // The same request is in flight: its own answer will be the one.
             return Err(CommitError::Refused(crate::sessions::Refusal::Busy.into()));
         }
         let session_id = self.session_id;
-        idempotency::insert(tx, &scope, &self.body_hash, &session_id.to_string()).await?;
+        let resource = session_id.to_string();
+        idempotency::insert(tx, &scope, &self.body_hash, &resource, Kept::AsConfigured).await?;
         let owner_id = self.owner(tx).await?;
         let profile = NewProfile {
             profile_id: self.profile_id,
@@ -412,11 +440,18 @@ impl StartKeygen {
         if let Some(known) = devices::find(tx, tenant, device).await? {
             return Ok(known.owner_id);
         }
+        let now = tx.now();
         let row = DeviceRow {
+            device_key_id: device.clone(),
             owner_id: OwnerId::generate(),
             public_key: *self.applicant.public_key(),
+            name: FIRST_DEVICE.to_owned(),
+            created_at: now,
+            active_at: now,
+            revoked_at: None,
         };
-        devices::insert(tx, tenant, device, &row).await?;
+        devices::insert_owner(tx, tenant, row.owner_id, None).await?;
+        devices::insert(tx, tenant, &row).await?;
         Ok(row.owner_id)
     }
 }

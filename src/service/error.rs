@@ -2,6 +2,7 @@
 
 use crate::domain::InstanceId;
 use crate::gate::NotPermitted;
+use crate::identity::replay::NotSpent;
 use crate::sessions::Refusal;
 use crate::store::{CommitError, StoreError};
 
@@ -17,6 +18,12 @@ pub enum Error {
     /// A sealed message of another protocol version.
     #[error("this protocol version is not supported")]
     UnsupportedVersion,
+    /// The device signature does not hold, or its device may not act any more.
+    #[error("the device signature does not hold for this request")]
+    SignatureInvalid,
+    /// The very same signed request came before.
+    #[error("this signed request was here before: sign it anew")]
+    SignatureReplayed,
     /// The profile does not exist, or belongs to somebody else.
     #[error("no such profile")]
     ProfileNotFound,
@@ -108,6 +115,15 @@ impl<R: Into<Self>> From<CommitError<R>> for Error {
 impl From<std::convert::Infallible> for Error {
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
+    }
+}
+
+impl From<NotSpent> for Error {
+    fn from(reason: NotSpent) -> Self {
+        match reason {
+            NotSpent::Replayed => Self::SignatureReplayed,
+            NotSpent::Revoked => Self::SignatureInvalid,
+        }
     }
 }
 

@@ -19,9 +19,10 @@ use crate::domain::{
 };
 use crate::gate::{self, Allowed, Denied};
 use crate::identity::owner::Owner;
+use crate::identity::replay::RequestProof;
 use crate::policy::{Action, ChainFacts, DenyReason, Facts};
 use crate::sessions::{self, Refusal};
-use crate::store::idempotency::{self, Scope};
+use crate::store::idempotency::{self, Kept, Scope};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::{TransactionRow, TransactionState};
@@ -90,14 +91,19 @@ impl PrepareTransaction {
     ///
     /// # Errors
     /// [`Error`] says what to do.
-    pub async fn prepare(&self, owner: Owner, request: Request) -> Result<Prepared, Error> {
+    pub async fn prepare(
+        &self,
+        owner: Owner,
+        proof: RequestProof,
+        request: Request,
+    ) -> Result<Prepared, Error> {
         let profile = self.profile(&owner, &request).await?;
         if let Some(earlier) = self.earlier(&owner, &request).await? {
             return Ok(earlier);
         }
         sessions::usable(&profile)?;
         let address = ready_address(&profile, request.generation)?;
-        let allowed = self.judge(&profile, &request).await?;
+        let (allowed, proof) = self.judge(&profile, &request, proof).await?;
         let chain_id = request.transaction.chain_id;
         let node = self
             .chains
@@ -115,6 +121,7 @@ impl PrepareTransaction {
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let operation = Prepare {
             owner,
+            proof,
             request,
             address,
             terms,
@@ -144,18 +151,26 @@ impl PrepareTransaction {
         let id = SessionId::parse(&earlier.resource_id).map_err(|_| Error::Internal)?;
         let session = crate::store::sessions::find(&mut reader, id).await?;
         let transaction = transactions::of_session(&mut reader, id).await?;
+        // The key of a spend is remembered for longer than a session that was given up.
         let (Some(session), Some(transaction)) = (session, transaction) else {
-            return Err(Error::Internal);
+            return Err(Error::SessionExpired);
         };
-        // The route's profile is not part of the body that the key is bound to.
-        if session.profile_id != request.profile_id {
+        // The route's profile is not part of the body that the key is bound to, nor is the device, which alone can
+        // go on with the session.
+        let same_device = session.device_key_id == *owner.device_key_id();
+        if session.profile_id != request.profile_id || !same_device {
             return Err(Error::IdempotencyMismatch);
         }
         prepared(&session, &transaction).map(Some)
     }
 
     /// Judges the request; a denial is recorded.
-    async fn judge(&self, profile: &ProfileRow, request: &Request) -> Result<Allowed, Error> {
+    async fn judge(
+        &self,
+        profile: &ProfileRow,
+        request: &Request,
+        proof: RequestProof,
+    ) -> Result<(Allowed, RequestProof), Error> {
         let chain_id = request.transaction.chain_id;
         let facts = Facts {
             action: Action::PrepareTransaction,
@@ -164,11 +179,15 @@ impl PrepareTransaction {
         };
         let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
         match gate::judge(&self.steps.policy, &facts, profile.profile_id, expires_at) {
-            Ok(allowed) => Ok(allowed),
+            Ok(allowed) => Ok((allowed, proof)),
             Err(denied) => {
                 let reason = denied.reason;
                 let profile_id = profile.profile_id;
-                let record = RecordDenial { denied, profile_id };
+                let record = RecordDenial {
+                    proof,
+                    denied,
+                    profile_id,
+                };
                 self.steps.store.commit(record).await?.into_inner();
                 Err(denial(reason, chain_id))
             }
@@ -195,7 +214,7 @@ pub(super) const fn denial(reason: DenyReason, chain_id: u64) -> Error {
 fn scope<'a>(owner: &'a Owner, key: &'a IdempotencyKey) -> Scope<'a> {
     Scope {
         tenant: owner.tenant(),
-        device_key_id: owner.device_key_id(),
+        holder: owner.owner_id().to_string(),
         route: ROUTE,
         key,
     }
@@ -252,6 +271,7 @@ fn prepared(session: &SessionRow, transaction: &TransactionRow) -> Result<Prepar
 /// Records the decision, reserves the nonce, builds the transaction and opens its session.
 struct Prepare {
     owner: Owner,
+    proof: RequestProof,
     request: Request,
     address: [u8; 20],
     terms: Terms,
@@ -274,6 +294,7 @@ impl Operation for Prepare {
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<(Prepared, AuditRecord), CommitError<Error>> {
+        self.proof.spend(tx).await?;
         let generation = self.check(tx).await.map_err(CommitError::Refused)?;
         let unsigned = self.build(tx).await.map_err(CommitError::Refused)?;
         let session = SessionRow {
@@ -310,7 +331,8 @@ impl Operation for Prepare {
         transactions::insert(tx, &transaction).await?;
         let scope = scope(&self.owner, &self.request.idempotency_key);
         let resource = session.session_id.to_string();
-        idempotency::insert(tx, &scope, &self.request.body_hash, &resource).await?;
+        let body_hash = &self.request.body_hash;
+        idempotency::insert(tx, &scope, body_hash, &resource, Kept::ForEver).await?;
         let record = AuditRecord::done(AuditEvent::TransactionPrepared)
             .profile(session.profile_id)
             .session(session.session_id)
@@ -376,13 +398,14 @@ impl Prepare {
 
 /// Records a denial.
 struct RecordDenial {
+    proof: RequestProof,
     denied: Box<Denied>,
     profile_id: ProfileId,
 }
 
 impl Operation for RecordDenial {
     type Output = ();
-    type Refusal = std::convert::Infallible;
+    type Refusal = Error;
 
     fn key(&self) -> Key {
         Key::profile(self.profile_id)
@@ -392,6 +415,7 @@ impl Operation for RecordDenial {
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
+        self.proof.spend(tx).await?;
         self.denied.record(tx).await?;
         let record = AuditRecord::done(AuditEvent::TransactionDenied)
             .outcome(AuditOutcome::Denied)

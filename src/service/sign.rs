@@ -22,6 +22,7 @@ use crate::domain::{
 };
 use crate::gate;
 use crate::identity::owner::Owner;
+use crate::identity::replay::RequestProof;
 use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
 use crate::sessions::{self, Arrival, Fresh, Refusal};
@@ -107,13 +108,18 @@ impl Sign {
     ///
     /// # Errors
     /// [`Error`] says what to do.
-    pub async fn round(self: &Arc<Self>, owner: Owner, round: Round) -> Result<Reply, Error> {
+    pub async fn round(
+        self: &Arc<Self>,
+        owner: Owner,
+        proof: RequestProof,
+        round: Round,
+    ) -> Result<Reply, Error> {
         let this = Arc::clone(self);
-        let request = async move { this.take(owner, round).await };
+        let request = async move { this.take(owner, proof, round).await };
         self.steps.detached(request).await
     }
 
-    async fn take(&self, owner: Owner, round: Round) -> Result<Reply, Error> {
+    async fn take(&self, owner: Owner, proof: RequestProof, round: Round) -> Result<Reply, Error> {
         let (session, profile) = self.session(&owner, round.session_id).await?;
         if let Some(reply) = self.repeated(&session, &round).await? {
             return Ok(reply);
@@ -128,7 +134,12 @@ impl Sign {
         }
         let binding = in_session(message_type, &owner, &session);
         let message = self.opener.open(binding, &round.message).await?;
-        let admission = AdmitStep::new(&self.steps, &owner, &session, (step, round.body_hash));
+        let admission = AdmitStep::new(
+            &self.steps,
+            (&owner, proof),
+            &session,
+            (step, round.body_hash),
+        );
         let made = self
             .steps
             .run(
@@ -162,13 +173,19 @@ impl Sign {
     ///
     /// # Errors
     /// [`Error`] says what to do.
-    pub async fn restart(&self, owner: &Owner, session_id: SessionId) -> Result<Restarted, Error> {
+    pub async fn restart(
+        &self,
+        owner: &Owner,
+        proof: RequestProof,
+        session_id: SessionId,
+    ) -> Result<Restarted, Error> {
         let (_, profile) = self.session(owner, session_id).await?;
         sessions::usable(&profile)?;
         self.judge(&profile, session_id).await?;
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let operation = Restart {
+            proof,
             session_id,
             profile_id: profile.profile_id,
             owner: owner.owner_id(),
@@ -314,6 +331,7 @@ fn finish(admitted: &Admitted, product: Product) -> (Effect, Result<Made, Error>
 
 /// Starts the next attempt: the same transaction, the same chain nonce, fresh protocol nonces.
 struct Restart {
+    proof: RequestProof,
     session_id: SessionId,
     profile_id: ProfileId,
     owner: OwnerId,
@@ -337,6 +355,7 @@ impl Operation for Restart {
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<(Restarted, AuditRecord), CommitError<Error>> {
+        self.proof.spend(tx).await?;
         let refuse = CommitError::Refused;
         let session = crate::store::sessions::find(tx, self.session_id)
             .await?

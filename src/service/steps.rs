@@ -19,6 +19,7 @@ use crate::domain::{
 };
 use crate::gate::{self, Permit};
 use crate::identity::owner::Owner;
+use crate::identity::replay::{NotSpent, RequestProof};
 use crate::policy::Policy;
 use crate::sessions::conclude::{Conclude, Effect, Gone};
 use crate::sessions::lifecycle::{self, Left, Orphan};
@@ -321,6 +322,14 @@ pub enum NotAdmitted {
     Session(Refusal),
     /// The decision no longer stands.
     Permit(gate::NotPermitted),
+    /// The request does not count.
+    NotSpent(NotSpent),
+}
+
+impl From<NotSpent> for NotAdmitted {
+    fn from(reason: NotSpent) -> Self {
+        Self::NotSpent(reason)
+    }
 }
 
 impl From<NotAdmitted> for Error {
@@ -329,6 +338,7 @@ impl From<NotAdmitted> for Error {
             NotAdmitted::NotFound => Self::SessionNotFound,
             NotAdmitted::Session(refusal) => refusal.into(),
             NotAdmitted::Permit(reason) => reason.into(),
+            NotAdmitted::NotSpent(reason) => reason.into(),
         }
     }
 }
@@ -348,6 +358,7 @@ fn refuse(refusal: Refusal) -> CommitError<NotAdmitted> {
 
 /// Admits a message of a session: takes the key's lock, marks the check, gives the permit.
 pub struct AdmitStep {
+    proof: RequestProof,
     session_id: SessionId,
     profile_id: ProfileId,
     owner: OwnerId,
@@ -369,11 +380,12 @@ impl AdmitStep {
     #[must_use]
     pub fn new(
         steps: &Steps,
-        owner: &Owner,
+        (owner, proof): (&Owner, RequestProof),
         session: &SessionRow,
         (step, request_hash): (u8, [u8; 32]),
     ) -> Self {
         Self {
+            proof,
             session_id: session.session_id,
             profile_id: session.profile_id,
             owner: owner.owner_id(),
@@ -402,6 +414,7 @@ impl Operation for AdmitStep {
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<(Permit, AuditRecord), CommitError<NotAdmitted>> {
+        self.proof.spend(tx).await?;
         let (session, profile) = self.load(tx).await?;
         sessions::usable(&profile).map_err(refuse)?;
         let arrival = Arrival {

@@ -2,14 +2,14 @@
 
 use super::engine::values;
 use super::{Reads, StoreError, Tx};
-use crate::domain::{DeviceKeyId, IdempotencyKey, TenantId};
+use crate::domain::{IdempotencyKey, TenantId};
 
 /// Whose key it is and for which route.
 pub struct Scope<'a> {
     /// The tenant.
     pub tenant: &'a TenantId,
-    /// The device that signed the request.
-    pub device_key_id: &'a DeviceKeyId,
+    /// The owner, or the device of somebody who is none yet.
+    pub holder: String,
     /// The route, a constant of the code.
     pub route: &'static str,
     /// The key.
@@ -35,10 +35,10 @@ pub async fn find(
     let row = reads
         .query_one(
             "SELECT body_hash, resource_id FROM idempotency \
-             WHERE tenant = $1 AND device_key_id = $2 AND route = $3 AND key = $4",
+             WHERE tenant = $1 AND scope = $2 AND route = $3 AND key = $4",
             values![
                 scope.tenant.as_str(),
-                scope.device_key_id.as_str(),
+                scope.holder.as_str(),
                 scope.route,
                 scope.key.as_str()
             ],
@@ -54,6 +54,15 @@ pub async fn find(
     .transpose()
 }
 
+/// For how long a key counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// As long as retention says.
+    AsConfigured,
+    /// For ever: its request spends, and must never do so twice.
+    ForEver,
+}
+
 /// Remembers what a request made.
 ///
 /// # Errors
@@ -63,18 +72,20 @@ pub async fn insert(
     scope: &Scope<'_>,
     body_hash: &[u8; 32],
     resource_id: &str,
+    kept: Kept,
 ) -> Result<(), StoreError> {
     let now = tx.now().as_micros();
     tx.execute(
-        "INSERT INTO idempotency (tenant, device_key_id, route, key, body_hash, resource_id, \
-         created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO idempotency (tenant, scope, route, key, body_hash, resource_id, spend, \
+         created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         values![
             scope.tenant.as_str(),
-            scope.device_key_id.as_str(),
+            scope.holder.as_str(),
             scope.route,
             scope.key.as_str(),
             body_hash,
             resource_id,
+            i64::from(kept == Kept::ForEver),
             now
         ],
     )

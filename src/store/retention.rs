@@ -2,7 +2,7 @@
 //!
 //! INVARIANT: what goes is what no request and no verification asks for any more. Never deleted are audit
 //! records and their chain, transactions that were signed with their sessions and decisions, sessions that
-//! ended in a key or in a ban, profiles, shares and devices.
+//! ended in a key or in a ban, profiles, shares, devices, owners and the idempotency keys of spends.
 
 use super::engine::values;
 use super::leases::{self, Lease};
@@ -20,7 +20,8 @@ const PRUNER: Lease = Lease {
 /// Seconds for which rows are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Idempotency keys, from their request. A repeated request finds its first answer for as long.
+    /// Idempotency keys, from their request. A repeated request finds its first answer for as long; those of spends
+    /// are kept for ever.
     pub idempotency: i64,
     /// Signing sessions that were given up, from their end, with their unsigned transaction, its decision
     /// and their steps. They can be restarted for as long.
@@ -42,15 +43,18 @@ pub enum Aged {
     Steps,
     /// Denials.
     Denials,
+    /// Nonces of requests that cannot come again.
+    Nonces,
 }
 
 impl Aged {
     /// Everything, in an order in which nothing is left that refers to what is gone.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Idempotency,
         Self::Sessions,
         Self::Steps,
         Self::Denials,
+        Self::Nonces,
     ];
 
     /// What is older than this goes.
@@ -60,6 +64,8 @@ impl Aged {
             Self::Sessions => retention.sessions,
             Self::Steps => retention.steps,
             Self::Denials => retention.denials,
+            // Their rows say themselves until when they are kept.
+            Self::Nonces => 0,
         };
         now.plus_seconds(seconds.saturating_neg())
     }
@@ -93,6 +99,7 @@ impl Upkeep for Prune {
             Aged::Sessions => sessions(tx, before).await?,
             Aged::Steps => vec![(AgedTable::Steps, steps(tx, before).await?)],
             Aged::Denials => vec![(AgedTable::Decisions, denials(tx, before).await?)],
+            Aged::Nonces => vec![(AgedTable::Nonces, nonces(tx, before).await?)],
         };
         Ok(Some(deleted))
     }
@@ -101,7 +108,17 @@ impl Upkeep for Prune {
 async fn idempotency(tx: &mut Tx<'_>, before: Timestamp) -> Result<u64, StoreError> {
     tx.execute(
         "DELETE FROM idempotency WHERE created_at <= (SELECT MAX(created_at) FROM \
-         (SELECT created_at FROM idempotency WHERE created_at < $1 ORDER BY created_at LIMIT 500) AS oldest)",
+         (SELECT created_at FROM idempotency WHERE spend = 0 AND created_at < $1 ORDER BY created_at LIMIT 500) \
+         AS oldest) AND spend = 0",
+        values![before.as_micros()],
+    )
+    .await
+}
+
+async fn nonces(tx: &mut Tx<'_>, before: Timestamp) -> Result<u64, StoreError> {
+    tx.execute(
+        "DELETE FROM request_nonces WHERE expires_at <= (SELECT MAX(expires_at) FROM \
+         (SELECT expires_at FROM request_nonces WHERE expires_at < $1 ORDER BY expires_at LIMIT 2000) AS oldest)",
         values![before.as_micros()],
     )
     .await
@@ -135,14 +152,15 @@ fn earliest_id(at: Timestamp) -> String {
     format!("{high:08x}-{low:04x}-7000-8000-000000000000")
 }
 
-/// A session whose idempotency key is still remembered stays: its answer is read from it. The first
+/// A session whose idempotency key is still remembered for a while stays: its answer is read from it. The key of a
+/// spend outlives its session and then says that it is over. The first
 /// statement takes the transaction that a restart would need, so none of these sessions comes back to life
 /// before the last statement.
 async fn sessions(tx: &mut Tx<'_>, before: Timestamp) -> Result<Deleted, StoreError> {
     let oldest = tx
         .query_one(
             "SELECT MAX(updated_at) FROM (SELECT updated_at FROM sessions WHERE state IN ('aborted', 'expired') \
-             AND updated_at < $1 AND updated_at < COALESCE((SELECT MIN(created_at) FROM idempotency), $1) \
+             AND updated_at < $1 AND updated_at < COALESCE((SELECT MIN(created_at) FROM idempotency WHERE spend = 0), $1) \
              ORDER BY updated_at LIMIT 100) AS oldest",
             values![before.as_micros()],
         )
@@ -203,13 +221,14 @@ async fn sessions(tx: &mut Tx<'_>, before: Timestamp) -> Result<Deleted, StoreEr
 /// [`StoreError`] when the database fails.
 pub async fn oldest(
     reads: &mut impl Reads,
-) -> Result<[(AgedTable, Option<Timestamp>); 4], StoreError> {
+) -> Result<[(AgedTable, Option<Timestamp>); 5], StoreError> {
     let row = reads
         .query_one(
-            "SELECT (SELECT MIN(created_at) FROM idempotency), \
+            "SELECT (SELECT MIN(created_at) FROM idempotency WHERE spend = 0), \
              (SELECT updated_at FROM sessions WHERE state IN ('aborted', 'expired') ORDER BY updated_at LIMIT 1), \
              (SELECT started_at FROM steps ORDER BY permit_id LIMIT 1), \
-             (SELECT created_at FROM decisions WHERE outcome = 'denied' ORDER BY created_at LIMIT 1)",
+             (SELECT created_at FROM decisions WHERE outcome = 'denied' ORDER BY created_at LIMIT 1), \
+             (SELECT MIN(expires_at) FROM request_nonces)",
             &[],
         )
         .await?;
@@ -223,5 +242,6 @@ pub async fn oldest(
         next(AgedTable::Sessions)?,
         next(AgedTable::Steps)?,
         next(AgedTable::Decisions)?,
+        next(AgedTable::Nonces)?,
     ])
 }

@@ -45,6 +45,7 @@ const MIGRATIONS: &[Migration] = migrations![
     1 "first_light" "0001_first_light.sql",
     2 "instances" "0002_instances.sql",
     3 "audit_growth" "0003_audit_growth.sql",
+    4 "devices" "0004_devices.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

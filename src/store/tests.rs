@@ -56,6 +56,7 @@ mod chain_tests;
 mod instances_tests;
 mod lost_answer;
 mod plans;
+mod replay_tests;
 mod retention_tests;
 mod two_processes_tests;
 

@@ -89,6 +89,8 @@ labels! {
         Decisions => "decisions",
         /// Transactions that were never signed.
         Transactions => "transactions",
+        /// Nonces of signed requests.
+        Nonces => "request_nonces",
     }
     /// One of the two listeners.
     ListenerName {

@@ -4,7 +4,7 @@ use countersign_client::api;
 use countersign_client::flows::create::client_share;
 use countersign_client::keystore::Wallet;
 use countersign_client::transport::{Reply, Request, SignedRequest};
-use countersign_mpc::owner_proof::DeviceKey;
+use countersign_mpc::owner_proof::{Algorithm, DeviceKey};
 use serde_json::{Value, json};
 
 use crate::support::signing::{
@@ -22,7 +22,7 @@ pub(crate) fn state(appliance: &Appliance) -> Vec<String> {
         "SELECT session_id, state, attempt, hex(request_hash) FROM sessions",
         "SELECT transaction_id, nonce, state FROM transactions",
         "SELECT permit_id, outcome FROM steps",
-        "SELECT device_key_id, key FROM idempotency",
+        "SELECT scope, key FROM idempotency",
     ]
     .into_iter()
     .flat_map(|query| database.rows(query))
@@ -148,7 +148,8 @@ async fn malformed_requests_are_400_and_change_nothing() {
     }
     // The device key must be the one that its id names.
     let mut stolen = kg();
-    stolen["clientShare"]["keyId"] = json!(DeviceKey::generate().unwrap().thumbprint());
+    stolen["clientShare"]["keyId"] =
+        json!(DeviceKey::generate(Algorithm::P256).unwrap().thumbprint());
     let reply = post(
         &appliance,
         &wallet,
@@ -382,7 +383,7 @@ async fn s4_a_request_that_its_device_did_not_sign_is_401() {
     let transport = appliance.client.transport();
     let request = Request::post(&mine.path, &transaction(5)).unwrap();
     let request = request.with_idempotency_key(fresh_key());
-    let stranger = DeviceKey::generate().unwrap();
+    let stranger = DeviceKey::generate(Algorithm::P256).unwrap();
     let mut forged = transport.sign(&request, &stranger).unwrap();
     expect(
         transport.sign(&request, &stranger).unwrap(),

@@ -22,6 +22,7 @@ mod instances;
 mod lifecycle;
 mod outages;
 mod postgres;
+mod replay;
 mod repository;
 mod revocation;
 mod routes;

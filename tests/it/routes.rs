@@ -10,7 +10,7 @@ use std::fs;
 use countersign_client::flows::create::client_share;
 use countersign_client::keystore::Wallet;
 use countersign_client::transport::{Reply, Request, SignedRequest, Transport};
-use countersign_mpc::owner_proof::DeviceKey;
+use countersign_mpc::owner_proof::{Algorithm, DeviceKey};
 use serde_json::{Value, json};
 
 use crate::bad_input::state;
@@ -258,7 +258,7 @@ impl Site<'_> {
         }
         let of_owner = self.sampler.request(route, self.owner);
         let of_other = self.sampler.request(route, self.other);
-        let stranger = DeviceKey::generate().unwrap();
+        let stranger = DeviceKey::generate(Algorithm::P256).unwrap();
         let before = state(self.appliance);
         let mut codes = Vec::new();
         for request in [

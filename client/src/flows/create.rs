@@ -246,7 +246,7 @@ impl Keygen<'_> {
 #[must_use]
 pub fn client_share(wallet: &Wallet, sealed: String) -> ClientShare {
     let device = wallet.device();
-    let public_key = hex::encode(device.verifying_key().to_sec1_point(false).as_bytes());
+    let public_key = device.public_key().jwk();
     ClientShare {
         key_id: device.thumbprint(),
         public_key,

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use countersign_mpc::{
-    owner_proof::DeviceKey,
+    owner_proof::{Algorithm, DeviceKey},
     share::{P1Share, PublicShare},
 };
 use serde::{Deserialize, Serialize};
@@ -190,7 +190,7 @@ impl Record {
             payment: None,
             given_up: BTreeMap::new(),
         };
-        let device = DeviceKey::generate().map_err(|_| KeystoreError::Random)?;
+        let device = DeviceKey::generate(Algorithm::P256).map_err(|_| KeystoreError::Random)?;
         Ok(Self {
             meta,
             device,
@@ -270,7 +270,7 @@ impl Record {
         }
         let meta = serde_json::from_slice(meta)
             .map_err(|_| KeystoreError::Damaged("its metadata is not readable"))?;
-        let device = DeviceKey::from_bytes(device)
+        let device = DeviceKey::from_bytes(Algorithm::P256, device)
             .map_err(|_| KeystoreError::Damaged("its device key is not a key"))?;
         let share =
             |bytes: &[u8]| (!bytes.is_empty()).then(|| ShareBytes(Zeroizing::new(bytes.to_vec())));

@@ -179,6 +179,7 @@ async fn a_server_that_comes_back_is_found_by_the_same_call() {
     let call = tokio::spawn({
         let client = bench.client.clone();
         let device = countersign_mpc::owner_proof::DeviceKey::from_bytes(
+            wallet.device().algorithm(),
             wallet.device().to_bytes().as_slice(),
         )
         .unwrap();

@@ -39,6 +39,8 @@ pub struct RequestParts<'a> {
     pub audience: &'a str,
     /// `Idempotency-Key`, if present. The caller checks that it is where it must be.
     pub idempotency_key: Option<&'a str>,
+    /// `Authorization`, only where the appliance asks for a gateway's token.
+    pub authorization: Option<&'a str>,
     /// The body's hash; `None` for a request without one.
     pub body: Option<BodyHash>,
 }
@@ -69,6 +71,9 @@ impl RequestParts<'_> {
         components.push(("mpc-audience", self.audience.to_owned()));
         if let Some(key) = self.idempotency_key {
             components.push(("idempotency-key", key.to_owned()));
+        }
+        if let Some(authorization) = self.authorization {
+            components.push(("authorization", authorization.to_owned()));
         }
         if components.iter().all(|(_, value)| is_valid(value)) {
             Ok(components)

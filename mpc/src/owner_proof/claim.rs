@@ -2,14 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use p256::ecdsa::signature::{Signer, Verifier};
-use p256::ecdsa::{Signature, VerifyingKey};
+use p256::ecdsa::Signature;
 use subtle::ConstantTimeEq;
 
 use super::base::{RequestParts, inner_list, signature_base};
-use super::{DeviceKey, MAX_AGE, MAX_AHEAD, MAX_LIFETIME, OwnerProofError, thumbprint};
+use super::{Algorithm, DeviceKey, MAX_AGE, MAX_AHEAD, MAX_LIFETIME, OwnerProofError, PublicKey};
 
-const ALGORITHM: &str = "ecdsa-p256-sha256";
 const TAG: &str = "mpc-wallet-p1/1";
 
 /// The headers that prove ownership of a request.
@@ -34,8 +32,9 @@ pub struct Claim {
     pub expires: i64,
     /// To be accepted once per key.
     pub nonce: [u8; 16],
+    algorithm: Algorithm,
     components: String,
-    signature: Signature,
+    signature: [u8; 64],
 }
 
 /// Signs a request at `created` (Unix seconds) for 60 seconds. `nonce` is fresh for every request.
@@ -55,22 +54,26 @@ pub fn sign(
         created,
         created.saturating_add(MAX_LIFETIME),
         &nonce,
-        &key.thumbprint(),
+        (&key.thumbprint(), key.algorithm()),
     );
-    let signature: Signature = key
-        .signing_key()
-        .sign(signature_base(&components, &parameters).as_bytes());
+    let signature = key.sign(signature_base(&components, &parameters).as_bytes());
     Ok(SignedHeaders {
         content_digest: request.content_digest(),
         signature_input: format!("p1={parameters}"),
-        signature: format!("p1=:{}:", STANDARD.encode(signature.to_bytes())),
+        signature: format!("p1=:{}:", STANDARD.encode(signature)),
     })
 }
 
-fn parameters(list: &str, created: i64, expires: i64, nonce: &[u8; 16], key_id: &str) -> String {
-    let nonce = URL_SAFE_NO_PAD.encode(nonce);
+fn parameters(
+    list: &str,
+    created: i64,
+    expires: i64,
+    nonce: &[u8; 16],
+    (key_id, algorithm): (&str, Algorithm),
+) -> String {
+    let (nonce, algorithm) = (URL_SAFE_NO_PAD.encode(nonce), algorithm.as_str());
     format!(
-        "{list};created={created};expires={expires};nonce=\"{nonce}\";keyid=\"{key_id}\";alg=\"{ALGORITHM}\";tag=\"{TAG}\""
+        "{list};created={created};expires={expires};nonce=\"{nonce}\";keyid=\"{key_id}\";alg=\"{algorithm}\";tag=\"{TAG}\""
     )
 }
 
@@ -86,12 +89,12 @@ pub fn parse(signature_input: &str, signature: &str) -> Result<Claim, OwnerProof
         .ok_or(OwnerProofError::Malformed)
 }
 
-fn parse_signature(signature: &str) -> Option<Signature> {
+fn parse_signature(signature: &str) -> Option<[u8; 64]> {
     let encoded = signature.strip_prefix("p1=:")?.strip_suffix(':')?;
-    Signature::from_slice(&STANDARD.decode(encoded).ok()?).ok()
+    STANDARD.decode(encoded).ok()?.try_into().ok()
 }
 
-fn parse_claim(input: &str, signature: Signature) -> Option<Claim> {
+fn parse_claim(input: &str, signature: [u8; 64]) -> Option<Claim> {
     let rest = input.strip_prefix("p1=")?;
     let (components, rest) = rest.split_once(";created=")?;
     let (created, rest) = rest.split_once(";expires=")?;
@@ -99,14 +102,20 @@ fn parse_claim(input: &str, signature: Signature) -> Option<Claim> {
     let (nonce, rest) = rest.split_once("\";keyid=\"")?;
     let (key_id, rest) = rest.split_once("\";alg=\"")?;
     let (algorithm, tag) = rest.split_once("\";tag=\"")?;
-    if algorithm != ALGORITHM || tag.strip_suffix('"')? != TAG || !is_thumbprint(key_id) {
+    let algorithm = Algorithm::named(algorithm)?;
+    if tag.strip_suffix('"')? != TAG || !is_thumbprint(key_id) {
         return None;
+    }
+    if algorithm == Algorithm::P256 {
+        // `r` and `s` are in range.
+        Signature::from_slice(&signature).ok()?;
     }
     Some(Claim {
         key_id: key_id.to_owned(),
         created: created.parse().ok()?,
         expires: expires.parse().ok()?,
         nonce: URL_SAFE_NO_PAD.decode(nonce).ok()?.try_into().ok()?,
+        algorithm,
         components: components.to_owned(),
         signature,
     })
@@ -125,26 +134,30 @@ impl Claim {
             self.created,
             self.expires,
             &self.nonce,
-            &self.key_id,
+            (&self.key_id, self.algorithm),
         )
     }
 
-    /// Verifies the claim for `request` at `now` (Unix seconds): key, time window, covered components, the body's
-    /// digest against the `Content-Digest` header, and the signature, by `check`: [`verify_p256`], or a faster function
-    /// that accepts exactly the same signatures.
+    /// Verifies the claim for `request` at `now` (Unix seconds): key and its algorithm, time window, covered components,
+    /// the body's digest against the `Content-Digest` header, and the signature, by `check`: [`PublicKey::verify`], or a
+    /// faster function that accepts exactly the same signatures.
     ///
     /// # Errors
     /// [`OwnerProofError`], by what does not fit.
     pub fn verify(
         &self,
-        key: &VerifyingKey,
+        key: &PublicKey,
         request: &RequestParts<'_>,
         content_digest: Option<&str>,
         now: i64,
-        check: impl FnOnce(&VerifyingKey, &[u8], &Signature) -> bool,
+        check: impl FnOnce(&PublicKey, &[u8], &[u8; 64]) -> bool,
     ) -> Result<(), OwnerProofError> {
-        if thumbprint(key) != self.key_id {
+        if key.thumbprint() != self.key_id {
             return Err(OwnerProofError::WrongKey);
+        }
+        // SECURITY: the key says how it is used, not the request.
+        if key.algorithm() != self.algorithm {
+            return Err(OwnerProofError::WrongAlgorithm);
         }
         self.check_window(now)?;
         let components = request.components()?;
@@ -171,12 +184,6 @@ impl Claim {
             Err(OwnerProofError::OutsideWindow)
         }
     }
-}
-
-/// Whether `signature` is `key`'s over SHA-256 of `message` (ECDSA P-256, `s` low or high).
-#[must_use]
-pub fn verify_p256(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
-    key.verify(message, signature).is_ok()
 }
 
 fn check_digest(request: &RequestParts<'_>, header: Option<&str>) -> Result<(), OwnerProofError> {

@@ -64,6 +64,10 @@ codes! {
     Unauthenticated => UNAUTHORIZED, [Never];
     /// The device signature does not hold for this request.
     SignatureInvalid => UNAUTHORIZED, [Never];
+    /// The very same signed request was here before: signed anew, it gets its answer.
+    SignatureReplayed => UNAUTHORIZED, [Same];
+    /// The device was enrolled lately and may not act yet.
+    DevicePending => FORBIDDEN, [Never];
     /// The client certificate is valid but has no access here.
     ForbiddenRole => FORBIDDEN, [Never];
     /// The key signs nothing until its owner and two operators release it.

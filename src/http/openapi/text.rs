@@ -68,18 +68,32 @@ words! {
     TransactionStatus: TransactionState::ALL.iter().map(|state| state.as_str());
 }
 
+fn coordinate(bytes: &str) -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(format!("^[A-Za-z0-9_-]{{{bytes}}}$")))
+}
+
+fn word(word: &str) -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some([word]))
+}
+
+/// A JWK of an Ed25519 key.
+pub fn okp() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .description(Some("A JWK (RFC 8037) of an Ed25519 key."))
+        .property("kty", word("OKP"))
+        .property("crv", word("Ed25519"))
+        .property("x", coordinate("43"))
+        .required("kty")
+        .required("crv")
+        .required("x")
+}
+
 /// A device's public key.
 pub fn public_key() -> Schema {
-    let coordinate = |bytes: &str| {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .pattern(Some(format!("^[A-Za-z0-9_-]{{{bytes}}}$")))
-    };
-    let word = |word: &str| {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .enum_values(Some([word]))
-    };
     let jwk = ObjectBuilder::new()
         .description(Some("A JWK (RFC 7517) of an EC key on P-256."))
         .property("kty", word("EC"))
@@ -94,7 +108,7 @@ pub fn public_key() -> Schema {
         .schema_type(Type::String)
         .description(Some("SEC1 in hex: compressed or uncompressed, on P-256."))
         .pattern(Some("^(0[23][0-9a-fA-F]{64}|04[0-9a-fA-F]{128})$"));
-    OneOfBuilder::new().item(jwk).item(sec1).into()
+    OneOfBuilder::new().item(jwk).item(okp()).item(sec1).into()
 }
 
 /// `true`, and nothing else.

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use countersign_mpc::owner_proof;
+use countersign_mpc::owner_proof::{Algorithm, DeviceKey, PublicKey};
 use p256::NistP256;
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
@@ -13,9 +13,16 @@ use proptest::prelude::*;
 /// Both verdicts, which must be one. The portable verifier includes the range check of `r` and `s`, which
 /// stands before both when a proof is read.
 fn accepted(key: &VerifyingKey, message: &[u8], raw: &[u8]) -> bool {
-    let portable = Signature::from_slice(raw)
-        .is_ok_and(|signature| owner_proof::verify_p256(key, message, &signature));
-    let fast = super::verify_p256(key.to_sec1_point(false).as_bytes(), message, raw);
+    let key = PublicKey::from_bytes(Algorithm::P256, key.to_sec1_point(false).as_bytes()).unwrap();
+    agreed(&key, message, raw)
+}
+
+fn agreed(key: &PublicKey, message: &[u8], raw: &[u8]) -> bool {
+    let Ok(raw) = raw.try_into() else {
+        return false;
+    };
+    let portable = key.verify(message, raw);
+    let fast = super::verifies(key, message, raw);
     assert_eq!(fast, portable, "{}", hex::encode(raw));
     fast
 }
@@ -94,15 +101,30 @@ proptest! {
     }
 
     #[test]
-    fn s4_both_verifiers_want_exactly_64_bytes(key in signing_key(), length in 0..130_usize) {
-        let signature: Signature = key.sign(b"");
-        let mut raw = signature.to_bytes().to_vec();
-        raw.resize(length, 0);
-        prop_assert_eq!(accepted(key.verifying_key(), b"", &raw), length == 64);
-        // DER is another encoding of the same, and not accepted.
-        prop_assert!(!accepted(key.verifying_key(), b"", signature.to_der().as_bytes()));
+    fn s4_both_verifiers_accept_the_same_ed25519_signatures(
+        seed in any::<[u8; 32]>(),
+        other in any::<[u8; 32]>(),
+        message in prop::collection::vec(any::<u8>(), 0..300),
+        bit in 0..512_usize,
+    ) {
+        let [key, other] = [seed, other].map(|seed| DeviceKey::from_bytes(Algorithm::Ed25519, &seed).unwrap());
+        let (raw, public) = (key.sign(&message), key.public_key());
+        prop_assert!(agreed(&public, &message, &raw));
+        prop_assert!(!agreed(&other.public_key(), &message, &raw));
+        prop_assert!(!agreed(&public, &[message.as_slice(), b"."].concat(), &raw));
+        let mut altered = raw;
+        *altered.get_mut(bit / 8).unwrap() ^= 1 << (bit % 8);
+        prop_assert!(!agreed(&public, &message, &altered));
+        // `S + L` is another spelling of `S`.
+        let (r, s) = raw.split_at(32);
+        let larger = U256::from_le_slice(s).wrapping_add(&ED25519_ORDER);
+        let larger: [u8; 32] = larger.to_le_byte_array().into();
+        prop_assert!(!agreed(&public, &message, &joined(r, &larger)));
     }
 }
+
+const ED25519_ORDER: U256 =
+    U256::from_be_hex("1000000000000000000000000000000014def9dea2f79cd65812631a5cf5d3ed");
 
 /// `r` above `n - p` wraps around: where `x` of the nonce point is not below `n`, `r` is `x - n`. An honest
 /// signature never shows it; both verifiers must still agree on such small numbers.

@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use countersign_mpc::owner_proof::{Algorithm, PublicKey};
+
 use super::super::copy::{Copied, Copy, CopyError, Proven, Step, TableProof};
 use super::super::decisions::DecisionRow;
 use super::super::devices::DeviceRow;
-use super::super::idempotency::Scope;
+use super::super::idempotency::{Kept, Scope};
 use super::super::kem_keys::KemKeyRow;
 use super::super::shares::ShareRow;
 use super::super::{
     AuditEvent, AuditRecord, CommitError, EnvironmentRecord, Key, Location, Operation, Store,
-    StoreError, Tx, decisions, devices, idempotency, kem_keys, profiles, shares, steps,
+    StoreError, Tx, decisions, devices, idempotency, kem_keys, profiles, replay, shares, steps,
     transactions,
 };
 use super::database::Database;
@@ -44,17 +46,24 @@ impl Operation for OneOfEach {
         let tenant = TenantId::parse("default").unwrap();
         let device = DeviceKeyId::parse(&"d".repeat(43)).unwrap();
         let row = DeviceRow {
+            device_key_id: device.clone(),
             owner_id: OwnerId::generate(),
-            public_key: [0xff; 65],
+            public_key: PublicKey::from_stored(Algorithm::Ed25519, &[0xff; 32]).unwrap(),
+            name: "phone".to_owned(),
+            created_at: tx.now(),
+            active_at: tx.now(),
+            revoked_at: None,
         };
-        devices::insert(tx, &tenant, &device, &row).await?;
+        devices::insert_owner(tx, &tenant, row.owner_id, None).await?;
+        devices::insert(tx, &tenant, &row).await?;
+        replay::spend(tx, &device, &[7; 16]).await?;
         let scope = Scope {
             tenant: &tenant,
-            device_key_id: &device,
+            holder: device.to_string(),
             route: "route",
             key: &IdempotencyKey::parse("0123456789abcdef-key").unwrap(),
         };
-        idempotency::insert(tx, &scope, &[0; 32], "Zürich 🔑 \\ ' \"").await?;
+        idempotency::insert(tx, &scope, &[0; 32], "Zürich 🔑 \\ ' \"", Kept::ForEver).await?;
         let decision = DecisionRow {
             decision_id: DecisionId::generate(),
             profile_id: self.profile,
@@ -192,7 +201,9 @@ async fn a_copy_holds_what_its_source_does_and_is_usable() {
     assert_eq!(rows("profiles"), Some(1_102));
     for table in [
         "environment",
+        "owners",
         "devices",
+        "request_nonces",
         "key_shares",
         "sessions",
         "transactions",
@@ -287,7 +298,7 @@ async fn a_row_that_differs_is_found() {
             "audit_records",
         ),
         (
-            "INSERT INTO devices SELECT tenant, 'x', owner_id, public_key, created_at FROM devices",
+            "INSERT INTO devices SELECT tenant, 'x', owner_id, algorithm, public_key, name, created_at, active_at, revoked_at FROM devices",
             "devices",
         ),
     ] {

@@ -11,14 +11,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::super::engine::Connection;
-use super::super::idempotency::{self, Scope};
+use super::super::idempotency::{self, Kept, Scope};
 use super::super::{
     AuditEvent, AuditRecord, CommitError, Key, Location, Operation, Store, Tx, decisions, profiles,
 };
 use super::AddProfile;
 use super::database::Database;
 use crate::audit::{Verified, catch_up, verify};
-use crate::domain::{DecisionId, DeviceKeyId, IdempotencyKey, OperationId, ProfileId, TenantId};
+use crate::domain::{DecisionId, IdempotencyKey, OperationId, ProfileId, TenantId};
 use crate::store::decisions::DecisionRow;
 
 const KILLS: usize = 12;
@@ -58,11 +58,11 @@ impl Operation for Everywhere {
         decisions::insert(tx, &decision).await?;
         let scope = Scope {
             tenant: &TenantId::parse("default").unwrap(),
-            device_key_id: &DeviceKeyId::parse(&"c".repeat(43)).unwrap(),
+            holder: "c".repeat(43),
             route: "crash",
             key: &IdempotencyKey::parse(&id.to_string()).unwrap(),
         };
-        idempotency::insert(tx, &scope, &[0; 32], &id.to_string()).await?;
+        idempotency::insert(tx, &scope, &[0; 32], &id.to_string(), Kept::ForEver).await?;
         let record = AuditRecord::done(AuditEvent::StepConcluded).profile(self.0);
         Ok((id, record))
     }

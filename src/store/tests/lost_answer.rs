@@ -7,9 +7,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::super::engine::Connection;
-use super::super::{Location, PostgresOptions, Reads};
+use super::super::replay::Spending;
+use super::super::{CommitError, Key, Location, Operation, PostgresOptions, Reads};
 use super::database::{self, Database};
-use super::{Store, Verified, add, catch_up, exists, verify};
+use super::replay_tests::Spend;
+use super::{ProfileId, Store, Verified, add, catch_up, exists, verify};
 
 /// Held by the test for as long as no COMMIT may end.
 const GATE: i64 = 424_242;
@@ -86,9 +88,11 @@ async fn somebody_waits(keeper: &mut Connection) {
     panic!("nobody reached COMMIT");
 }
 
-#[tokio::test]
-async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
-    let database = Database::postgres().await;
+/// A store, and what became of an operation whose COMMIT happened without a word of it.
+async fn committed_unheard<O: Operation>(
+    database: &Database,
+    operation: O,
+) -> (Store, Result<(), CommitError<O::Refusal>>) {
     drop(database.store().await);
     let server = database::server(&database.name());
     let network = Network::to(server.port).await;
@@ -97,9 +101,8 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
         ..server
     });
     let store = Store::open(location).await.unwrap();
-    let mut keeper = close_gate(&database).await;
+    let mut keeper = close_gate(database).await;
 
-    let operation = add(false);
     let asking = tokio::spawn({
         let store = store.clone();
         async move { store.commit(operation).await.map(|_| ()) }
@@ -109,10 +112,37 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     // The server has not noticed: it commits, and has nobody to tell.
     keeper.script("ROLLBACK").await.unwrap();
-
     let answer = asking.await.unwrap();
+    // Without a network of its own from here on.
+    drop(store);
+    (database.store().await, answer)
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
+    let database = Database::postgres().await;
+    let operation = add(false);
+    let (store, answer) = committed_unheard(&database, operation).await;
     assert!(answer.is_ok(), "{answer:?}");
     assert!(exists(&store, operation.id).await);
     catch_up(&store).await.unwrap();
     assert_eq!(verify(&store).await.unwrap(), Verified::Intact(1));
+}
+
+/// The nonce is spent then, by this very operation: it must not take itself for a replay. The key that every operation
+/// for a request has makes the look-up wait for the end of its transaction.
+#[tokio::test]
+async fn s4_a_request_whose_commit_is_looked_up_is_not_refused_as_its_own_replay() {
+    let database = Database::postgres().await;
+    let spend = Spend {
+        nonce: [9; 16],
+        enrolled: false,
+        refuse: false,
+        key: Key::profile(ProfileId::generate()),
+    };
+    let (store, answer) = committed_unheard(&database, spend).await;
+    assert!(answer.is_ok(), "{answer:?}");
+    let again = store.commit(spend).await.map(|_| ());
+    let replayed = Some(Spending::Replayed);
+    assert!(matches!(again, Err(CommitError::Refused(reason)) if reason == replayed));
 }

@@ -86,12 +86,20 @@ impl Past<'_> {
         self.database.tamper(&sql).await;
     }
 
-    async fn key(&self, id: u8, age: i64) {
+    async fn key(&self, id: u8, spend: u8, age: i64) {
         let zero = self.zero();
         let now = crate::clock::now().plus_seconds(-age * HOUR).as_micros();
         let sql = format!(
-            "INSERT INTO idempotency VALUES ('t', 'k', 'r', '{id}', {zero}(32), 's', {now})"
+            "INSERT INTO idempotency VALUES ('t', 'k', 'r', '{id}', {zero}(32), 's', {spend}, {now})"
         );
+        self.database.tamper(&sql).await;
+    }
+
+    /// A nonce that ended `age` hours ago.
+    async fn nonce(&self, id: u8, age: i64) {
+        let zero = self.zero();
+        let until = crate::clock::now().plus_seconds(-age * HOUR).as_micros();
+        let sql = format!("INSERT INTO request_nonces VALUES ('k{id}', {zero}(16), {until})");
         self.database.tamper(&sql).await;
     }
 
@@ -130,10 +138,15 @@ async fn old_rows_go_and_what_is_still_asked_for_stays(database: Database) {
     past.session(8, "created", Some("prepared"), old).await;
     past.denial(1, old).await;
     past.denial(2, 239).await;
-    past.key(1, 25).await;
-    past.key(2, 23).await;
+    past.key(1, 0, 25).await;
+    past.key(2, 0, 23).await;
+    // The key of a spend: its request never spends again.
+    past.key(3, 1, 10_000).await;
+    past.nonce(1, 1).await;
+    past.nonce(2, -1).await;
 
     assert_eq!(prune(&store, Aged::Idempotency).await, [1]);
+    assert_eq!(prune(&store, Aged::Nonces).await, [1]);
     // Two sessions, each with its transaction, its decision and its step.
     assert_eq!(prune(&store, Aged::Sessions).await, [8]);
     assert_eq!(prune(&store, Aged::Denials).await, [1]);
@@ -149,8 +162,10 @@ async fn old_rows_go_and_what_is_still_asked_for_stays(database: Database) {
     assert_eq!(count(&database, "SELECT COUNT(*) FROM steps").await, 1);
     assert_eq!(
         count(&database, "SELECT COUNT(*) FROM idempotency").await,
-        1
+        2
     );
+    let nonces = "SELECT COUNT(*) FROM request_nonces";
+    assert_eq!(count(&database, nonces).await, 1);
     catch_up(&store).await.unwrap();
     assert_eq!(verify(&store).await.unwrap(), Verified::Intact(1));
     let mut reader = store.reader().await.unwrap();
@@ -164,15 +179,15 @@ async fn a_large_backlog_goes_in_small_batches(database: Database) {
     let past = past(&database, &store).await;
     let zero = past.zero();
     let sql = format!(
-        "INSERT INTO idempotency (tenant, device_key_id, route, key, body_hash, resource_id, created_at) \
+        "INSERT INTO idempotency (tenant, scope, route, key, body_hash, resource_id, spend, created_at) \
          WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200) \
-         SELECT 't', 'k', 'r', CAST(i AS TEXT), {zero}(32), 's', i FROM n"
+         SELECT 't', 'k', 'r', CAST(i AS TEXT), {zero}(32), 's', 0, i FROM n"
     );
     database.tamper(&sql).await;
     assert_eq!(prune(&store, Aged::Idempotency).await, [500, 500, 200]);
     // A session whose key is still remembered stays with it.
     past.session(1, "expired", Some("released"), 300).await;
-    past.key(1, 301).await;
+    past.key(1, 0, 301).await;
     assert_eq!(prune(&store, Aged::Sessions).await, [0; 0]);
     assert_eq!(prune(&store, Aged::Idempotency).await, [1]);
     assert_eq!(prune(&store, Aged::Sessions).await, [4]);

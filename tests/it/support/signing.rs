@@ -89,6 +89,13 @@ pub(crate) struct AfterRound1 {
     opener: ResponseOpener,
 }
 
+impl AfterRound1 {
+    /// What was kept when the message was sealed and posted by hand.
+    pub(crate) fn new(state: P1Sign, opener: ResponseOpener) -> Self {
+        Self { state, opener }
+    }
+}
+
 impl<'a> Signing<'a> {
     /// Prepares a transaction of `wei`.
     pub(crate) async fn prepare(appliance: &'a Appliance, wallet: &'a Wallet, wei: u64) -> Self {

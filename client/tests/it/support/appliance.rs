@@ -202,7 +202,7 @@ fn verify(
     let json: Value = serde_json::from_slice(body).unwrap_or(json!(null));
     let brought = json
         .pointer("/clientShare/publicKey")
-        .map(|key| owner_proof::parse_public_key(key).unwrap());
+        .map(|key| owner_proof::PublicKey::parse(key).unwrap());
     let key = protocol
         .device(&claim.key_id)
         .or(brought)
@@ -216,6 +216,7 @@ fn verify(
         content_type: content_type.as_deref(),
         audience: &audience,
         idempotency_key: idempotency_key.as_deref(),
+        authorization: None,
         body: (!body.is_empty()).then(|| BodyHash::of(body)),
     };
     let now = countersign_client::clock::now();
@@ -226,7 +227,7 @@ fn verify(
             &parts,
             digest.as_deref(),
             now,
-            owner_proof::verify_p256,
+            owner_proof::PublicKey::verify,
         )
         .map_err(|_| "SIGNATURE_INVALID")?;
     if audience == AUDIENCE {

@@ -11,11 +11,11 @@ use countersign_mpc::{
     envelope::{EnvelopeInfo, KemSecretKey, MessageType, ResponseSealer, open_request},
     identity::{IdentityDocument, KemDocument, kem_statement},
     keygen::{P2AfterRound1, P2Canary, p2_round_1 as keygen_round_1},
-    owner_proof,
+    owner_proof::PublicKey,
     share::P2Share,
     sign::{P2SignKept, p2_round_1 as sign_round_1},
 };
-use p256::ecdsa::{Signature, SigningKey, VerifyingKey, signature::Signer};
+use p256::ecdsa::{Signature, SigningKey, signature::Signer};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -43,7 +43,7 @@ pub(crate) struct Protocol {
     pub(crate) log: Vec<String>,
     kem: KemSecretKey,
     identity: SigningKey,
-    devices: HashMap<String, VerifyingKey>,
+    devices: HashMap<String, PublicKey>,
     replies: HashMap<Vec<u8>, (u16, Value)>,
     pub(crate) idempotency: HashMap<String, Vec<u8>>,
     counter: u32,
@@ -109,7 +109,7 @@ impl Protocol {
         )
     }
 
-    pub(crate) fn device(&self, thumbprint: &str) -> Option<VerifyingKey> {
+    pub(crate) fn device(&self, thumbprint: &str) -> Option<PublicKey> {
         self.devices.get(thumbprint).copied()
     }
 
@@ -208,8 +208,8 @@ impl Protocol {
     }
 
     fn keygen_1(&mut self, key: &str, device: &str, body: &Value) -> (u16, Value) {
-        let device_key = owner_proof::parse_public_key(&body["clientShare"]["publicKey"]).unwrap();
-        assert_eq!(owner_proof::thumbprint(&device_key), device);
+        let device_key = PublicKey::parse(&body["clientShare"]["publicKey"]).unwrap();
+        assert_eq!(device_key.thumbprint(), device);
         self.devices.insert(device.to_owned(), device_key);
         let (profile_id, keygen_session) = (self.fresh("profile"), self.fresh("keygen"));
         let info = info(MessageType::Keygen1, device, key, key, 1);

@@ -145,10 +145,14 @@ pub(crate) async fn handle(
                 body_hash: owned.body_hash,
                 message,
             };
-            Ok(answer(service.round(owned.owner, round).await?))
+            Ok(answer(
+                service.round(owned.owner, owned.proof, round).await?,
+            ))
         }
         (None, true) => {
-            let restarted = service.restart(&owned.owner, session_id).await?;
+            let restarted = service
+                .restart(&owned.owner, owned.proof, session_id)
+                .await?;
             let response = Finished::Restarted {
                 session_id: session_id.to_string(),
                 attempt: restarted.attempt,

@@ -127,22 +127,24 @@ pub(crate) async fn handle(
     signed: Signed<Request, LIMIT>,
 ) -> Result<(StatusCode, Json<Response>), ApiError> {
     let share = &signed.value.client_share;
-    let applicant = signed.applicant(&share.public_key, &share.key_id)?;
     let reply = match &signed.value {
         Request {
             name: Some(_),
             profile_id: None,
             keygen_session_id: None,
             ..
-        } => service.start(applicant, first(signed)?).await?,
+        } => {
+            let signer = signed.applicant(&share.public_key, &share.key_id).await?;
+            service.start(signer.0, signer.1, first(signed)?).await?
+        }
         Request {
             name: None,
             profile_id: Some(_),
             keygen_session_id: Some(_),
             ..
         } => {
-            let owner = signed.owner().await?;
-            service.go_on(owner, next(signed)?).await?
+            let signer = signed.owner(&share.public_key, &share.key_id).await?;
+            service.go_on(signer.0, signer.1, next(signed)?).await?
         }
         _ => {
             return Err(ApiError::invalid(

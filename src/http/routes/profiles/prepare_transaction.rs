@@ -153,7 +153,7 @@ pub(crate) async fn handle(
             .ok_or_else(|| ApiError::invalid("Idempotency-Key is required"))?,
         body_hash: owned.body_hash,
     };
-    let prepared = service.prepare(owned.owner, request).await?;
+    let prepared = service.prepare(owned.owner, owned.proof, request).await?;
     Ok(Json(response(prepared)))
 }
 

@@ -6,7 +6,7 @@ use crate::domain::{
     TransactionId,
 };
 use crate::store::engine::values;
-use crate::store::idempotency::{self, Scope};
+use crate::store::idempotency::{self, Kept, Scope};
 use crate::store::steps::{self, StepOutcome};
 use crate::store::tests::session;
 use crate::store::transactions::{self, TransactionRow, TransactionState};
@@ -198,7 +198,7 @@ impl Act {
         let (tenant, device_key_id, key) = &self.names.key(own, number);
         let scope = Scope {
             tenant,
-            device_key_id,
+            holder: device_key_id.to_string(),
             route: "model",
             key,
         };
@@ -206,7 +206,7 @@ impl Act {
             required(idempotency::find(tx, &scope).await?.is_none())?;
         }
         let made = self.names.profile.to_string();
-        Ok(idempotency::insert(tx, &scope, &[6; 32], &made).await?)
+        Ok(idempotency::insert(tx, &scope, &[6; 32], &made, Kept::AsConfigured).await?)
     }
 }
 

@@ -143,7 +143,7 @@ pub(super) async fn read(reads: &mut impl Reads, names: &Names) -> Model {
         let (tenant, device_key_id, key) = &names.key(true, number);
         let scope = Scope {
             tenant,
-            device_key_id,
+            holder: device_key_id.to_string(),
             route: "model",
             key,
         };
