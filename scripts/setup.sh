@@ -42,10 +42,28 @@ postgres() {
     postgres_bin >/dev/null || die "the package postgresql brought no initdb"
 }
 
+# The package would start a web server on port 80: this keeps it from doing so.
+nginx() {
+    if type -P nginx >/dev/null || [ -x /usr/sbin/nginx ]; then
+        return
+    fi
+    local policy=/usr/sbin/policy-rc.d
+    if [ "$(id -u)" -eq 0 ] && have apt-get && [ ! -e "$policy" ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        install_package nginx nginx
+        rm -f "$policy"
+    else
+        install_package nginx nginx
+    fi
+}
+
 # What tests and benches look at the appliance with.
 programs() {
     system_package curl curl
     system_package kill procps
+    nginx
     system_package openssl openssl
     system_package pkcs11-tool opensc
     system_package python3 python3

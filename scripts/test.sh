@@ -49,7 +49,7 @@ service_unit() {
 # Behaviour over the network once more; what does not depend on the engine is left out.
 on_postgres() {
     COUNTERSIGN_TEST_STORE=postgres scripts/with-postgres.sh cargo nextest run --package countersign --test it --locked \
-        -E 'not test(/^(repository|postgres|copy|instances|support)::/)'
+        -E 'not test(/^(repository|postgres|copy|gateway|instances|support)::/)'
 }
 
 rm -f target/xcheck/vectors.jsonl

@@ -18,6 +18,7 @@ mod durable_operations;
 mod environment;
 mod first_light;
 mod front_door;
+mod gateway;
 mod instances;
 mod lifecycle;
 mod outages;
