@@ -80,7 +80,8 @@ pub(super) fn described() -> OpenApiRouter<Shown> {
 /// The routes of the operator listener.
 pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
     Router::from(described())
-        .fallback(not_found)
+        .fallback(async || ApiError::no_route())
+        .method_not_allowed_fallback(async || ApiError::no_method())
         .layer(middleware::from_fn(monitoring_only))
         .layer(middleware::from_fn(quota::admit))
         .layer(middleware::from_fn_with_state(
@@ -210,8 +211,4 @@ async fn description(State(description): State<Description>) -> Response {
         description.0.as_str().to_owned(),
     )
         .into_response()
-}
-
-async fn not_found() -> ApiError {
-    ApiError::no_route()
 }

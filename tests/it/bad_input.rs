@@ -239,6 +239,43 @@ async fn a12_a_body_of_unknown_length_is_counted_while_it_arrives() {
     assert_eq!(body["error"], "PAYLOAD_TOO_LARGE");
 }
 
+/// One POST over HTTP/1.1 that writes its whole body before it reads: what many libraries do.
+const WRITE_FIRST: &str = r#"
+import http.client, os, ssl, sys
+port, ca, certificate, key, path, kind, size = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca)
+context.load_cert_chain(certificate, key)
+for _ in range(5):
+    connection = http.client.HTTPSConnection("localhost", int(port), context=context, timeout=20)
+    connection.request("POST", path, body=b" " * int(size), headers={"Content-Type": kind})
+    print(connection.getresponse().status)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a12_who_is_still_sending_when_refused_reads_the_answer() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let port = appliance.client.config().url.port().unwrap().to_string();
+    let transactions = api::transactions_path("no-such-profile");
+    let json = "application/json";
+    for (path, kind, expected) in [
+        (&*transactions, json, "413"),
+        (&transactions, "text/plain", "400"),
+        (api::IDENTITY, json, "405"),
+        ("/nowhere", json, "404"),
+    ] {
+        let output = std::process::Command::new("python3")
+            .args(["-c", WRITE_FIRST, &port])
+            .args(["ca.pem", "gateway.pem", "gateway-key.pem"].map(|file| appliance.pki(file)))
+            .args([path, kind, "1000000"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let failed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said, format!("{expected}\n").repeat(5), "{failed}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a23_share() {
     let node = Node::start().await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request};
+use axum::http::{HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -227,8 +227,11 @@ impl Connection {
         client: Option<&Client>,
     ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
         let Limits { body_timeout, .. } = self.entrance.limits;
+        let (parts, body) = request.into_parts();
+        let waits = parts.headers.contains_key(header::EXPECT);
+        let (body, unread) = Deadline::new(body, body_timeout);
+        let mut request = Request::from_parts(parts, Body::new(body));
         let admitted = client.map(|client| {
-            let mut request = request.map(|body| Body::new(Deadline::new(body, body_timeout)));
             let extensions = request.extensions_mut();
             extensions.insert(Arc::clone(&client.identity));
             extensions.insert(Arc::clone(&client.quota));
@@ -241,6 +244,10 @@ impl Connection {
                 None => ApiError::forbidden_role().into_response(),
             };
             mark(kind, &mut response);
+            // Who waits to be told to send is not told to.
+            if !waits {
+                unread.drain().await;
+            }
             Ok(response)
         }
     }
