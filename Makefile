@@ -1,7 +1,7 @@
 # `make` lists the commands. Each is a thin call: the work is in scripts/ and in cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo bench test-long fmt lint peers clean-peers api-check
+.PHONY: help test demo bench test-long tls-check fmt lint peers clean-peers api-check
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -19,6 +19,9 @@ bench: ## measure the protocol, the token and the whole server (optimised build,
 test-long: ## everything in `make test`, then the tests marked ignored because they are slow
 	@scripts/test.sh
 	scripts/with-postgres.sh cargo nextest run --workspace --locked --run-ignored only
+
+tls-check: ## look at the listeners with openssl, curl and sslyze (which needs the network once)
+	@scripts/tls-check.sh
 
 api-check: ## run schemathesis over mTLS against docs/openapi.json, with signed and unsigned requests (about four minutes)
 	@scripts/api-check.sh

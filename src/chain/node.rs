@@ -5,6 +5,7 @@
 //! are closed classes without any text of the node or of its URL.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use alloy_json_rpc::{RpcError, RpcRecv, RpcSend};
@@ -12,7 +13,7 @@ use alloy_primitives::{Address, B256, U64, U128, U256, hex, keccak256};
 use alloy_rpc_client::RpcClient;
 use alloy_transport::{TransportError, TransportErrorKind};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::transport::BoundedHttp;
@@ -42,6 +43,8 @@ pub struct Node {
     chain_id: u64,
     rpc: RpcClient,
     verified: OnceCell<()>,
+    /// Some nodes take one question at a time only.
+    takes_batches: AtomicBool,
 }
 
 /// What a node says before a transaction is built. None of it is trusted: see [`super::FeePolicy`].
@@ -95,6 +98,29 @@ pub enum Outcome {
     ReplacedNonce,
 }
 
+const NONCE: &str = "eth_getTransactionCount";
+const FEES: &str = "eth_feeHistory";
+const TIP: &str = "eth_maxPriorityFeePerGas";
+const GAS: &str = "eth_estimateGas";
+const BALANCE: &str = "eth_getBalance";
+/// The history of one block, which ends with the base fee of the next.
+const NEXT_BLOCK: (&str, &str, [(); 0]) = ("0x1", "latest", []);
+
+/// Without fees: whether the wallet can pay them is for [`super::FeePolicy`], which knows the exact numbers.
+fn call(from: Address, request: &TransactionRequest) -> [Value; 1] {
+    [json!({
+        "from": from,
+        "to": request.to,
+        "value": request.value,
+        "data": request.data,
+    })]
+}
+
+fn next_base_fee(history: &FeeHistory) -> Result<u128, NodeError> {
+    let next = history.base_fee_per_gas.last();
+    next.map(|fee| fee.to()).ok_or(NodeError::NoBaseFee)
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct FeeHistory {
@@ -125,6 +151,7 @@ impl Node {
             chain_id,
             rpc: RpcClient::new(transport, false),
             verified: OnceCell::new(),
+            takes_batches: AtomicBool::new(true),
         })
     }
 
@@ -164,43 +191,81 @@ impl Node {
         request: &TransactionRequest,
     ) -> Result<Preparation, NodeError> {
         self.verify_chain_id().await?;
-        let (nonce, base_fee, priority_fee, gas, balance) = tokio::try_join!(
-            self.ask::<_, U64>("eth_getTransactionCount", (address, "pending")),
-            self.base_fee(),
-            self.ask::<_, U128>("eth_maxPriorityFeePerGas", ()),
-            self.gas(address, request),
-            self.ask("eth_getBalance", (address, "pending")),
-        )?;
+        if self.takes_batches.load(Ordering::Relaxed) {
+            match self.prepare_at_once(address, request).await {
+                // So answers, among others, a node that knows no batches.
+                Err(NodeError::Malformed | NodeError::Status(_)) => {}
+                answer => return answer,
+            }
+        }
+        let preparation = self.prepare_in_turn(address, request).await?;
+        self.takes_batches.store(false, Ordering::Relaxed);
+        Ok(preparation)
+    }
+
+    /// All questions in one JSON-RPC batch (JSON-RPC 2.0, section 6): one exchange instead of five.
+    async fn prepare_at_once(
+        &self,
+        address: Address,
+        request: &TransactionRequest,
+    ) -> Result<Preparation, NodeError> {
+        let failed = |error| NodeError::from_rpc(&error);
+        let mut batch = self.rpc.new_batch();
+        let pending = &(address, "pending");
+        let nonce = batch.add_call::<_, U64>(NONCE, pending).map_err(failed)?;
+        let history = batch.add_call(FEES, &NEXT_BLOCK).map_err(failed)?;
+        let tip = batch.add_call::<_, U128>(TIP, &()).map_err(failed)?;
+        let balance = batch.add_call(BALANCE, pending).map_err(failed)?;
+        let gas = match request.gas {
+            Some(_) => None,
+            None => Some(
+                batch
+                    .add_call::<_, U64>(GAS, &call(address, request))
+                    .map_err(failed)?,
+            ),
+        };
+        batch.send().await.map_err(failed)?;
+        let (nonce, history, tip, balance) =
+            tokio::try_join!(nonce, history, tip, balance).map_err(failed)?;
+        let estimate = match gas {
+            Some(gas) => Some(gas.await.map_err(failed)?.to()),
+            None => None,
+        };
         Ok(Preparation {
             nonce: nonce.to(),
-            base_fee,
-            priority_fee: priority_fee.to(),
-            gas,
+            base_fee: next_base_fee(&history)?,
+            priority_fee: tip.to(),
+            gas: request.gas.or(estimate).ok_or(NodeError::Malformed)?,
             balance,
         })
     }
 
-    async fn base_fee(&self) -> Result<u128, NodeError> {
-        let history: FeeHistory = self
-            .ask("eth_feeHistory", ("0x1", "latest", [(); 0]))
-            .await?;
-        // The last one is that of the next block.
-        let next = history.base_fee_per_gas.last();
-        next.map(|fee| fee.to()).ok_or(NodeError::NoBaseFee)
+    async fn prepare_in_turn(
+        &self,
+        address: Address,
+        request: &TransactionRequest,
+    ) -> Result<Preparation, NodeError> {
+        let (nonce, history, tip, gas, balance) = tokio::try_join!(
+            self.ask::<_, U64>(NONCE, (address, "pending")),
+            self.ask(FEES, NEXT_BLOCK),
+            self.ask::<_, U128>(TIP, ()),
+            self.gas(address, request),
+            self.ask(BALANCE, (address, "pending")),
+        )?;
+        Ok(Preparation {
+            nonce: nonce.to(),
+            base_fee: next_base_fee(&history)?,
+            priority_fee: tip.to(),
+            gas,
+            balance,
+        })
     }
 
     async fn gas(&self, from: Address, request: &TransactionRequest) -> Result<u64, NodeError> {
         if let Some(gas) = request.gas {
             return Ok(gas);
         }
-        // Without fees: whether the wallet can pay them is for `FeePolicy`, which knows the exact numbers.
-        let call = json!({
-            "from": from,
-            "to": request.to,
-            "value": request.value,
-            "data": request.data,
-        });
-        let gas: U64 = self.ask("eth_estimateGas", [call]).await?;
+        let gas: U64 = self.ask(GAS, call(from, request)).await?;
         Ok(gas.to())
     }
 

@@ -387,6 +387,8 @@ enum Answer {
     Drip,
     /// The connection ends.
     HangUp,
+    /// To many questions at once: the answer to each, last one first.
+    Batch,
 }
 
 /// A server of 127.0.0.1 that answers each JSON-RPC method as told.
@@ -432,6 +434,22 @@ impl Liar {
     }
 }
 
+/// Most of them know no batches.
+fn batch(questions: &[Value], answer: &impl Fn(&str) -> Answer) -> String {
+    if !matches!(answer("batch"), Answer::Batch) {
+        return "HTTP/1.1 400 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned();
+    }
+    let answers = questions.iter().rev().map(|question| {
+        let Answer::Result(result) = answer(question["method"].as_str().unwrap()) else {
+            panic!("a batch is answered with results");
+        };
+        json!({ "jsonrpc": "2.0", "id": question["id"], "result": result })
+    });
+    let content = Value::Array(answers.collect()).to_string();
+    let length = content.len();
+    format!("HTTP/1.1 200 X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{content}")
+}
+
 async fn lie(
     mut stream: TcpStream,
     answer: impl Fn(&str) -> Answer,
@@ -447,6 +465,12 @@ async fn lie(
             break body;
         }
     };
+    if let Some(questions) = body.as_array() {
+        stream
+            .write_all(batch(questions, &answer).as_bytes())
+            .await?;
+        return stream.shutdown().await;
+    }
     let json = |status: u16, mut content: Value| {
         for (name, value) in [("jsonrpc", &json!("2.0")), ("id", body.get("id").unwrap())] {
             content
@@ -496,7 +520,7 @@ async fn lie(
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
-        Answer::HangUp => {}
+        Answer::HangUp | Answer::Batch => {}
     }
     stream.shutdown().await
 }
@@ -645,6 +669,34 @@ async fn a29_numbers_that_are_none_are_refused() {
     ] {
         let liar = Liar::then(Answer::Result(lie)).await;
         assert_eq!(prepare(&liar).await, Err(NodeError::Malformed));
+    }
+}
+
+#[tokio::test]
+async fn questions_are_one_batch_or_one_by_one_for_a_node_that_takes_none() {
+    for (batches, first, second) in [(true, 2, 3), (false, 7, 12)] {
+        let liar = Liar::start(move |method| match method {
+            "batch" if batches => Answer::Batch,
+            "eth_chainId" => Answer::Result(json!("0x7a69")),
+            "eth_getTransactionCount" => Answer::Result(json!("0x1")),
+            "eth_feeHistory" => Answer::Result(json!({ "baseFeePerGas": ["0x1", "0x2"] })),
+            "eth_maxPriorityFeePerGas" => Answer::Result(json!("0x3")),
+            "eth_estimateGas" => Answer::Result(json!("0x4")),
+            _ => Answer::Result(json!("0x5")),
+        })
+        .await;
+        let node = liar.node();
+        let expected = Preparation {
+            nonce: 1,
+            base_fee: 2,
+            priority_fee: 3,
+            gas: 4,
+            balance: U256::from(5),
+        };
+        for exchanges in [first, second] {
+            assert_eq!(node.prepare(RECIPIENT, &request(1)).await, Ok(expected));
+            assert_eq!(liar.requests.load(Ordering::SeqCst), exchanges);
+        }
     }
 }
 

@@ -19,8 +19,12 @@ pub(super) async fn owned_profile(
 ) -> Result<ProfileRow, Error> {
     profiles::find(reads, id)
         .await?
-        .filter(|profile| profile.owner_id == owner.owner_id() && profile.tenant == *owner.tenant())
+        .filter(|profile| is_owned(profile, owner))
         .ok_or(Error::ProfileNotFound)
+}
+
+fn is_owned(profile: &ProfileRow, owner: &Owner) -> bool {
+    profile.owner_id == owner.owner_id() && profile.tenant == *owner.tenant()
 }
 
 /// The session, if this owner started it with this device.
@@ -32,17 +36,12 @@ pub(super) async fn owned_session(
     owner: &Owner,
     id: SessionId,
 ) -> Result<(SessionRow, ProfileRow), Error> {
-    let session = sessions::find(reads, id)
+    sessions::find_with_profile(reads, id)
         .await?
-        .filter(|session| session.device_key_id == *owner.device_key_id())
-        .ok_or(Error::SessionNotFound)?;
-    let profile = owned_profile(reads, owner, session.profile_id)
-        .await
-        .map_err(|error| match error {
-            Error::ProfileNotFound => Error::SessionNotFound,
-            other => other,
-        })?;
-    Ok((session, profile))
+        .filter(|(session, profile)| {
+            session.device_key_id == *owner.device_key_id() && is_owned(profile, owner)
+        })
+        .ok_or(Error::SessionNotFound)
 }
 
 /// A session and, in a signing session, its transaction.

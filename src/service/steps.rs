@@ -448,11 +448,8 @@ impl AdmitStep {
         &self,
         tx: &mut Tx<'_>,
     ) -> Result<(SessionRow, ProfileRow), CommitError<NotAdmitted>> {
-        let session = crate::store::sessions::find(tx, self.session_id).await?;
-        let session = session.ok_or(CommitError::Refused(NotAdmitted::NotFound))?;
-        let profile = profiles::find(tx, session.profile_id).await?;
-        match profile {
-            Some(profile)
+        match crate::store::sessions::find_with_profile(tx, self.session_id).await? {
+            Some((session, profile))
                 if profile.owner_id == self.owner
                     && profile.tenant == self.tenant
                     && session.device_key_id == self.device

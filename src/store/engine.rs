@@ -173,6 +173,11 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// What follows are columns of another table.
+    pub(super) const fn and_of(&mut self, table: &'static str) {
+        self.table = table;
+    }
+
     const fn corrupt(&self, column: &'static str) -> StoreError {
         StoreError::Corrupt {
             table: self.table,

@@ -1,6 +1,6 @@
 //! Profiles and the lock and state of their keys.
 
-use super::engine::{Row, values};
+use super::engine::{Columns, Row, values};
 use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 use crate::domain::{
@@ -38,7 +38,10 @@ pub struct ProfileRow {
 
 impl ProfileRow {
     fn read(row: Row) -> Result<Self, StoreError> {
-        let mut row = row.of("profiles");
+        Self::columns(&mut row.of("profiles"))
+    }
+
+    pub(super) fn columns(row: &mut Columns) -> Result<Self, StoreError> {
         Ok(Self {
             profile_id: row.parsed("profile_id", ProfileId::parse)?,
             tenant: row.parsed("tenant", TenantId::parse)?,

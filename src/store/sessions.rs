@@ -1,6 +1,7 @@
 //! MPC sessions: where each stands, and who runs it.
 
-use super::engine::{Row, values};
+use super::engine::{Columns, Row, values};
+use super::profiles::ProfileRow;
 use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 use crate::domain::{
@@ -41,7 +42,10 @@ pub struct SessionRow {
 
 impl SessionRow {
     fn read(row: Row) -> Result<Self, StoreError> {
-        let mut row = row.of("sessions");
+        Self::columns(&mut row.of("sessions"))
+    }
+
+    fn columns(row: &mut Columns) -> Result<Self, StoreError> {
         Ok(Self {
             session_id: row.parsed("session_id", SessionId::parse)?,
             kind: row.named("kind", SessionKind::parse)?,
@@ -80,6 +84,33 @@ pub async fn find(reads: &mut impl Reads, id: SessionId) -> Result<Option<Sessio
         .query_one(select!("session_id = $1"), values![id.to_string()])
         .await?;
     row.map(SessionRow::read).transpose()
+}
+
+/// The session with this id, and its profile.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn find_with_profile(
+    reads: &mut impl Reads,
+    id: SessionId,
+) -> Result<Option<(SessionRow, ProfileRow)>, StoreError> {
+    let row = reads
+        .query_one(
+            "SELECT s.session_id, s.kind, s.profile_id, s.device_key_id, s.certificate_spki, s.state, s.attempt, \
+             s.generation, s.server_nonce, s.decision_id, s.instance_id, s.request_hash, s.expires_at, \
+             p.profile_id, p.tenant, p.owner_id, p.name, p.state, p.key_state, p.generation, p.address, p.checking, \
+             p.suspect_events, p.failed_signatures, p.created_at \
+             FROM sessions AS s JOIN profiles AS p ON p.profile_id = s.profile_id WHERE s.session_id = $1",
+            values![id.to_string()],
+        )
+        .await?;
+    row.map(|row| {
+        let mut row = row.of("sessions");
+        let session = SessionRow::columns(&mut row)?;
+        row.and_of("profiles");
+        Ok((session, ProfileRow::columns(&mut row)?))
+    })
+    .transpose()
 }
 
 /// Sessions of a profile that have begun and not ended.
