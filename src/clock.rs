@@ -28,6 +28,14 @@ impl Timestamp {
         self.0.div_euclid(1_000_000)
     }
 
+    /// RFC 3339, UTC, as in answers.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        jiff::Timestamp::from_microsecond(self.0)
+            .map(|time| time.to_string())
+            .unwrap_or_default()
+    }
+
     /// This point in time plus `seconds`.
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {

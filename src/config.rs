@@ -5,6 +5,7 @@
 //! are relative to the configuration file.
 
 mod file;
+mod owners;
 mod retention;
 mod secret_file;
 mod store;
@@ -19,6 +20,7 @@ use url::Url;
 use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::AllowList;
+use crate::identity::jwt::GatewayJwt;
 use crate::store::Location;
 use crate::store::retention::Retention;
 
@@ -52,6 +54,10 @@ pub struct Config {
     pub mpc: Mpc,
     /// How long rows are kept that have served their purpose.
     pub retention: Retention,
+    /// Seconds before a device that was enrolled may act.
+    pub cooling_off: i64,
+    /// Which tokens of a gateway are asked for, if any.
+    pub gateway_jwt: Option<GatewayJwt>,
 }
 
 /// One mTLS listener.

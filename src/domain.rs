@@ -12,5 +12,5 @@ pub use ids::{
     ProfileId, SessionId, TenantId, TransactionId,
 };
 pub use key::{Generation, KeyState, Suspicion};
-pub use profile::{ProfileName, ProfileState};
+pub use profile::{DeviceName, ProfileName, ProfileState};
 pub use session::{SessionKind, SessionState};

@@ -1,6 +1,7 @@
 //! The use cases: one file each. They compose identity, gate, custody, sessions, chain and store.
 
 pub mod create_profile;
+pub mod devices;
 pub mod error;
 pub mod housekeeping;
 pub mod identity_document;

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::clock::{self, Timestamp};
 use crate::domain::{
-    DeviceKeyId, EnvironmentId, EnvironmentKind, InstanceId, OperationId, ProfileId, TenantId,
-    TransactionId,
+    DeviceKeyId, EnvironmentId, EnvironmentKind, InstanceId, OperationId, OwnerId, ProfileId,
+    TenantId, TransactionId,
 };
 use crate::telemetry::metrics::{Metrics, Outcome};
 
@@ -201,6 +201,12 @@ impl Key {
     #[must_use]
     pub fn profile(id: ProfileId) -> Self {
         Self::hash(&[&id.to_string()])
+    }
+
+    /// An owner with their devices.
+    #[must_use]
+    pub fn owner(id: OwnerId) -> Self {
+        Self::hash(&["owner", &id.to_string()])
     }
 
     /// A device that has no profile yet.

@@ -25,6 +25,18 @@ pub fn transactions_path(profile_id: &str) -> String {
     format!("/api/v1/profiles/{profile_id}/transactions")
 }
 
+/// Path of a profile's devices.
+#[must_use]
+pub fn devices_path(profile_id: &str) -> String {
+    format!("/api/v1/profiles/{profile_id}/devices")
+}
+
+/// Path that revokes a device.
+#[must_use]
+pub fn revoke_path(profile_id: &str, key_id: &str) -> String {
+    format!("{}/{key_id}/revoke", devices_path(profile_id))
+}
+
 /// Path of one session.
 #[must_use]
 pub fn session_path(session_id: &str) -> String {
@@ -227,6 +239,56 @@ impl<'de> Deserialize<'de> for Quantity {
             }
         }
     }
+}
+
+/// What a new device asks for: the file that travels to an enrolled one, and the body of the request that enrols it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnrolDevice {
+    /// The new device's public key, a JWK.
+    pub public_key: serde_json::Value,
+    /// What its owner calls it.
+    pub name: String,
+    /// Its own statement.
+    pub proof: EnrolmentProof,
+}
+
+/// The new device's signature over its statement.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EnrolmentProof {
+    /// 16 bytes, base64url.
+    pub nonce: String,
+    /// Unix time in seconds after which the statement is void.
+    pub expires: i64,
+    /// 64 bytes, base64url.
+    pub signature: String,
+}
+
+/// A device as answers show it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Thumbprint of its key.
+    #[serde(deserialize_with = "word")]
+    pub key_id: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// `ecdsa-p256-sha256` or `ed25519`.
+    #[serde(deserialize_with = "word")]
+    pub algorithm: String,
+    /// `pending`, `active` or `revoked`.
+    #[serde(deserialize_with = "word")]
+    pub status: String,
+    /// From when it may act, RFC 3339.
+    pub active_at: String,
+}
+
+/// `GET /api/v1/profiles/:id/devices`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Devices {
+    /// In the order in which they were enrolled.
+    pub devices: Vec<Device>,
 }
 
 /// Body of a signing round.

@@ -1,5 +1,6 @@
 //! The `countersign` command line.
 
+mod device;
 mod passphrase;
 mod send;
 mod wallet;
@@ -57,6 +58,9 @@ enum Command {
     /// Create, list, show, export and import wallets
     #[command(subcommand)]
     Wallet(wallet::Command),
+    /// Let a second device sign for a wallet, or stop one from signing
+    #[command(subcommand)]
+    Device(device::Command),
     /// Send ether or call a contract
     Send(send::Command),
 }
@@ -86,6 +90,7 @@ async fn run(global: Global, command: Command) -> Result<(), ClientError> {
     let context = Context::new(global)?;
     match command {
         Command::Wallet(command) => command.run(&context).await,
+        Command::Device(command) => command.run(&context).await,
         Command::Send(command) => command.run(&context).await,
     }
 }

@@ -31,6 +31,17 @@ pub struct Config {
     pub identity_key: [u8; 65],
     /// Known chains; a wallet sends on no other.
     pub chains: Vec<Chain>,
+    /// Where the gateway's token comes from, if the appliance asks for one.
+    pub jwt: Option<TokenSource>,
+}
+
+/// Where a gateway's token comes from, anew for each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// A file that holds it.
+    File(PathBuf),
+    /// A program and its arguments, which prints it.
+    Command(Vec<String>),
 }
 
 /// One chain a wallet may send on.
@@ -110,6 +121,8 @@ struct File {
     identity_key: String,
     #[serde(default)]
     chain: Vec<Chain>,
+    jwt_file: Option<PathBuf>,
+    jwt_command: Option<Vec<String>>,
 }
 
 impl Config {
@@ -157,6 +170,17 @@ impl Config {
         let identity_key = hex_array(&file.identity_key)
             .ok_or_else(|| field("identity_key", "must be 130 hex digits (SEC1 uncompressed)"))?;
         let directory = path.parent().unwrap_or_else(|| Path::new("."));
+        let jwt = match (file.jwt_file, file.jwt_command) {
+            (None, None) => None,
+            (Some(file), None) => Some(TokenSource::File(directory.join(file))),
+            (None, Some(command)) if !command.is_empty() => Some(TokenSource::Command(command)),
+            _ => {
+                return Err(field(
+                    "jwt_command",
+                    "must name a program, or be jwt_file instead",
+                ));
+            }
+        };
         Ok(Self {
             url: file.url,
             ca: directory.join(file.ca),
@@ -168,6 +192,7 @@ impl Config {
             tenant: file.tenant,
             identity_key,
             chains: file.chain,
+            jwt,
         })
     }
 }

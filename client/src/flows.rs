@@ -1,6 +1,7 @@
 //! What a user does with a wallet, as library functions without a terminal.
 
 pub mod create;
+pub mod devices;
 pub mod payment;
 pub mod send;
 pub mod show;

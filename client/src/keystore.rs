@@ -14,7 +14,7 @@ use std::{
     str::FromStr,
 };
 
-use countersign_mpc::error::MpcError;
+use countersign_mpc::{error::MpcError, owner_proof::Algorithm};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -220,7 +220,7 @@ impl Keystore {
         self.path(name).exists()
     }
 
-    /// Starts a wallet: a fresh device key and a draft, durably stored.
+    /// Starts a wallet: a fresh device key on P-256 and a draft, durably stored.
     ///
     /// # Errors
     /// [`KeystoreError::Exists`] and the usual file errors.
@@ -230,7 +230,21 @@ impl Keystore {
         environment_id: &[u8; 32],
         passphrase: &Passphrase,
     ) -> Result<Wallet, KeystoreError> {
-        let record = Record::draft(environment_id)?;
+        self.create_for(name, environment_id, Algorithm::P256, passphrase)
+    }
+
+    /// As [`Keystore::create`], with a device key of this kind.
+    ///
+    /// # Errors
+    /// As [`Keystore::create`].
+    pub fn create_for(
+        &self,
+        name: &WalletName,
+        environment_id: &[u8; 32],
+        device: Algorithm,
+        passphrase: &Passphrase,
+    ) -> Result<Wallet, KeystoreError> {
+        let record = Record::draft(environment_id, device)?;
         self.insert(name, record, FileKey::create(passphrase, self.cost)?)
     }
 

@@ -2,7 +2,11 @@
 
 mod error;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use countersign_mpc::owner_proof::{self, BodyHash, DeviceKey, RequestParts};
 use reqwest::{Client, Method, redirect};
@@ -15,7 +19,7 @@ pub use self::error::{CallError, ServerError, TransportError};
 use crate::{
     api::{ErrorBody, Retry},
     clock,
-    config::Config,
+    config::{Config, TokenSource},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +43,7 @@ pub struct Transport {
     http: Client,
     base: Url,
     audience: String,
+    jwt: Option<TokenSource>,
 }
 
 /// A request before it is signed.
@@ -139,6 +144,7 @@ impl Transport {
             http,
             base: config.url.clone(),
             audience: config.audience.clone(),
+            jwt: config.jwt.clone(),
         })
     }
 
@@ -154,6 +160,7 @@ impl Transport {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|_| TransportError::Sign)?;
         let content_type = request.body.as_ref().map(|_| JSON);
+        let authorization = self.jwt.as_ref().map(bearer).transpose()?;
         let parts = RequestParts {
             method: request.method.as_str(),
             path: &request.path,
@@ -161,7 +168,7 @@ impl Transport {
             content_type,
             audience: &self.audience,
             idempotency_key: request.idempotency_key.as_deref(),
-            authorization: None,
+            authorization: authorization.as_deref(),
             body: request.body.as_deref().map(BodyHash::of),
         };
         let signed = owner_proof::sign(device, &parts, clock::now(), nonce)
@@ -183,6 +190,7 @@ impl Transport {
                 .clone()
                 .map(|key| ("idempotency-key", key)),
         );
+        headers.extend(authorization.map(|token| ("authorization", token)));
         headers.extend(request.session.clone().map(|id| ("mpc-session", id)));
         Ok(SignedRequest {
             method: request.method.clone(),
@@ -311,6 +319,38 @@ impl Reply {
             retry_after: self.retry_after,
         };
         Err(CallError::Server(error))
+    }
+}
+
+/// The `Authorization` header with the gateway's token of this moment.
+fn bearer(source: &TokenSource) -> Result<String, TransportError> {
+    let failed = |message: String| TransportError::Token { message };
+    let text = match source {
+        TokenSource::File(path) => std::fs::read_to_string(path)
+            .map_err(|error| failed(format!("{}: {error}", path.display())))?,
+        TokenSource::Command(command) => {
+            let (program, arguments) = command
+                .split_first()
+                .ok_or_else(|| failed("no program".to_owned()))?;
+            let output = Command::new(program)
+                .args(arguments)
+                .stdin(Stdio::null())
+                .stderr(Stdio::inherit())
+                .output()
+                .map_err(|error| failed(format!("{program}: {error}")))?;
+            if !output.status.success() {
+                return Err(failed(format!("{program}: {}", output.status)));
+            }
+            String::from_utf8(output.stdout)
+                .map_err(|_| failed(format!("{program} printed no text")))?
+        }
+    };
+    let token = text.trim();
+    let visible = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    if visible {
+        Ok(format!("Bearer {token}"))
+    } else {
+        Err(failed("it is empty or holds spaces".to_owned()))
     }
 }
 

@@ -16,10 +16,12 @@
 mod base;
 mod claim;
 mod device_key;
+mod enrolment;
 
 pub use base::{BodyHash, RequestParts};
 pub use claim::{Claim, SignedHeaders, parse, sign};
 pub use device_key::{Algorithm, DeviceKey, PublicKey};
+pub use enrolment::{Enrolment, MAX_ENROLMENT};
 
 use thiserror::Error;
 

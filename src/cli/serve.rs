@@ -23,6 +23,7 @@ use crate::http::{operator, serve};
 use crate::identity::owner::OwnerVerifier;
 use crate::policy::Policy;
 use crate::service::create_profile::CreateProfile;
+use crate::service::devices::Devices;
 use crate::service::housekeeping::Housekeeping;
 use crate::service::identity_document::ShowIdentity;
 use crate::service::instances::Membership;
@@ -202,7 +203,7 @@ impl Appliance {
         })
     }
 
-    fn api(&self, config: &Config) -> Api {
+    fn api(&self, config: &mut Config) -> Api {
         let prepare = PrepareTransaction::new(
             Arc::clone(&self.steps),
             Arc::clone(&self.chains),
@@ -219,21 +220,23 @@ impl Appliance {
             create_profile: Arc::clone(&self.create_profile),
             prepare_transaction: Arc::new(prepare),
             sign: Arc::clone(&self.sign),
+            devices: Arc::new(Devices::new(Arc::clone(&self.steps), config.cooling_off)),
             show: Arc::new(Show::new(self.store.clone())),
             identity: Arc::new(identity),
             verifier: Arc::new(OwnerVerifier::new(
                 self.store.clone(),
                 config.audience.clone(),
+                config.gateway_jwt.take(),
             )),
             instance: self.steps.membership.tag(),
             metrics: Arc::clone(&self.metrics),
         }
     }
 
-    async fn serve(self, config: Config) -> Result<(), Failure> {
+    async fn serve(self, mut config: Config) -> Result<(), Failure> {
         let shutdown = CancellationToken::new();
         let readiness = self.readiness();
-        let api = routes::router(self.api(&config));
+        let api = routes::router(self.api(&mut config));
         let operators = operator::router(Arc::clone(&self.metrics), readiness.clone());
         let kind = config.environment_kind;
         let clients = Arc::new(config.clients);

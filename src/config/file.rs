@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::owners::{DevicesTable, GatewayJwtTable, cooling_off, gateway_jwt};
 use super::retention::{RetentionTable, retention};
 use super::secret_file::{self, SecretFileError};
 use super::store::{StoreProblem, StoreTable};
@@ -20,6 +21,7 @@ use super::{
 use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::{AllowList, Role, SubjectName};
+use crate::identity::jwt::GatewayJwt;
 use crate::store::Location;
 
 #[derive(Deserialize)]
@@ -42,6 +44,9 @@ struct File {
     mpc: MpcTable,
     #[serde(default)]
     retention: RetentionTable,
+    #[serde(default)]
+    devices: DevicesTable,
+    gateway_jwt: Option<GatewayJwtTable>,
 }
 
 #[derive(Deserialize)]
@@ -165,6 +170,12 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         mpc: checker.mpc(&file.mpc)?,
         retention: retention(&file.retention)
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
+        cooling_off: cooling_off(&file.devices, kind)
+            .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
+        gateway_jwt: file
+            .gateway_jwt
+            .map(|table| checker.gateway_jwt(table))
+            .transpose()?,
     })
 }
 
@@ -222,6 +233,13 @@ impl<'a> Checker<'a> {
             file: file.to_owned(),
             cause,
         }
+    }
+
+    fn gateway_jwt(&self, table: GatewayJwtTable) -> Result<GatewayJwt, ConfigError> {
+        let file = self.resolve(&table.jwks_file);
+        let jwks = self.read("gateway_jwt.jwks_file", &file)?;
+        gateway_jwt(table, &jwks)
+            .map_err(|(key, problem, instead)| self.invalid(key, problem, instead))
     }
 
     /// The file exists.

@@ -35,24 +35,37 @@ impl ProfileState {
     }
 }
 
-/// The name an owner gives a profile: 1 to 64 characters, no control characters, no surrounding space.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProfileName(String);
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(String);
 
-impl ProfileName {
-    /// Checks the rules above; `None` if the text breaks one.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let length = text.chars().count();
-        let fits = (1..=64).contains(&length)
-            && text.trim() == text
-            && !text.chars().any(char::is_control);
-        fits.then(|| Self(text.to_owned()))
-    }
+        impl $name {
+            /// Checks the rules above; `None` if the text breaks one.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                let length = text.chars().count();
+                let fits = (1..=64).contains(&length)
+                    && text.trim() == text
+                    && !text.chars().any(char::is_control);
+                fits.then(|| Self(text.to_owned()))
+            }
 
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+    };
 }
+
+name!(
+    /// The name an owner gives a profile: 1 to 64 characters, no control characters, no surrounding space.
+    ProfileName
+);
+name!(
+    /// The name an owner gives a device: as that of a profile.
+    DeviceName
+);

@@ -175,6 +175,14 @@ impl From<OwnerError> for ApiError {
             OwnerError::Store(error) => Error::from(error).into(),
             OwnerError::Replayed => Error::SignatureReplayed.into(),
             OwnerError::TooMany => Error::Overloaded.into(),
+            OwnerError::Token(error) => {
+                tracing::info!(?error, "a gateway token was refused");
+                Self::new(
+                    Code::Unauthenticated,
+                    "The gateway's token is missing or does not hold",
+                )
+            }
+            OwnerError::OtherSubject => Error::ProfileNotFound.into(),
             OwnerError::PendingDevice { active_at } => Self::new(
                 Code::DevicePending,
                 "This device was enrolled lately and may not act yet",
@@ -201,7 +209,8 @@ impl From<Error> for ApiError {
             Error::SignatureInvalid => Self::new(Code::SignatureInvalid, message),
             Error::SignatureReplayed => Self::new(Code::SignatureReplayed, message),
             Error::ProfileNotFound => Self::new(Code::ProfileNotFound, message),
-            Error::SessionNotFound => Self::new(Code::NotFound, message),
+            Error::SessionNotFound | Error::DeviceNotFound => Self::new(Code::NotFound, message),
+            Error::DeviceConflict(_) => Self::new(Code::DeviceConflict, message),
             Error::KeyQuarantined => Self::new(Code::KeyQuarantined, message),
             Error::KeyRefreshRequired => Self::new(Code::KeyRefreshRequired, message),
             Error::PolicyDenied => Self::new(Code::PolicyDenied, message),

@@ -33,6 +33,20 @@ impl<S: Send + Sync> FromRequestParts<S> for PathId {
     }
 }
 
+/// Several ids in a path, as text, in its order.
+pub struct PathIds<const N: usize>(pub [String; N]);
+
+impl<S: Send + Sync, const N: usize> FromRequestParts<S> for PathIds<N> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let ids = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let ids = ids.map_err(|_| ApiError::no_route())?.0;
+        let ids: Vec<String> = ids.into_iter().map(|(_, id)| id).collect();
+        ids.try_into().map(Self).map_err(|_| ApiError::no_route())
+    }
+}
+
 /// A request without a body, signed by an enrolled device.
 pub struct OwnedQuery(pub Owner);
 
@@ -41,7 +55,7 @@ impl<S: Send + Sync> FromRequestParts<S> for OwnedQuery {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let (client, verifier) = prerequisites(parts, state).await?;
-        let request = signed(parts, None).map_err(IntoResponse::into_response)?;
+        let request = signed(parts, None, &verifier).map_err(IntoResponse::into_response)?;
         let owner = verifier.owner(&client, &request).await;
         owner
             .map(|(owner, _reads_only)| Self(owner))
@@ -72,7 +86,7 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
         let read = async {
             let body = json_body(&parts.headers, body, LIMIT).await?;
             let hash = BodyHash::of(&body);
-            let request = signed(&parts, Some(hash))?;
+            let request = signed(&parts, Some(hash), &verifier)?;
             let (owner, proof) = verifier.owner(&client, &request).await?;
             Ok(Self {
                 owner,
@@ -83,6 +97,17 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
             })
         };
         read.await.map_err(|error: ApiError| error.into_response())
+    }
+}
+
+impl<T, const LIMIT: usize> Owned<T, LIMIT> {
+    /// The request's key, on a route that wants one.
+    ///
+    /// # Errors
+    /// 400 when there is none.
+    pub fn required_key(&self) -> Result<IdempotencyKey, ApiError> {
+        let key = self.idempotency_key.clone();
+        key.ok_or_else(|| ApiError::invalid("Idempotency-Key is required"))
     }
 }
 
@@ -109,8 +134,8 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
         let read = async {
             let body = json_body(&parts.headers, body, LIMIT).await?;
             let hash = BodyHash::of(&body);
-            // Unsigned requests end here, before their content is looked at.
-            let _proof = signed(&parts, Some(hash))?;
+            // Requests without token or signature end here, before their content is looked at.
+            verifier.is_asked(&signed(&parts, Some(hash), &verifier)?)?;
             Ok(Self {
                 value: parse(&body)?,
                 body_hash: hash.to_bytes(),
@@ -136,7 +161,7 @@ impl<T, const LIMIT: usize> Signed<T, LIMIT> {
         key_id: &str,
     ) -> Result<(Applicant, RequestProof), ApiError> {
         let key = named_key(key, key_id)?;
-        let request = signed(&self.parts, Some(self.hash))?;
+        let request = signed(&self.parts, Some(self.hash), &self.verifier)?;
         Ok(self
             .verifier
             .applicant(&self.client, &request, &key)
@@ -153,7 +178,7 @@ impl<T, const LIMIT: usize> Signed<T, LIMIT> {
         key_id: &str,
     ) -> Result<(Owner, RequestProof), ApiError> {
         named_key(key, key_id)?;
-        let request = signed(&self.parts, Some(self.hash))?;
+        let request = signed(&self.parts, Some(self.hash), &self.verifier)?;
         let (owner, proof) = self.verifier.owner(&self.client, &request).await?;
         if owner.device_key_id().as_str() != key_id {
             return Err(OwnerError::Proof(OwnerProofError::WrongKey).into());
@@ -244,13 +269,17 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiErr
 
 /// The parts of a request that its device signed. SECURITY: no signature holds for a request that different readers may
 /// read differently.
-fn signed(parts: &Parts, body: Option<BodyHash>) -> Result<SignedRequest<'_>, ApiError> {
+fn signed<'a>(
+    parts: &'a Parts,
+    body: Option<BodyHash>,
+    verifier: &OwnerVerifier,
+) -> Result<SignedRequest<'a>, ApiError> {
     let read = |name: &str| {
         single(&parts.headers, name).map_err(|Ambiguous| {
             ApiError::from(OwnerError::Proof(OwnerProofError::InvalidComponent))
         })
     };
-    let request = SignedRequest {
+    Ok(SignedRequest {
         parts: RequestParts {
             method: parts.method.as_str(),
             path: parts.uri.path(),
@@ -261,17 +290,17 @@ fn signed(parts: &Parts, body: Option<BodyHash>) -> Result<SignedRequest<'_>, Ap
             },
             audience: read("mpc-audience")?.unwrap_or_default(),
             idempotency_key: read("idempotency-key")?,
-            authorization: None,
+            authorization: if verifier.asks_for_token() {
+                read(header::AUTHORIZATION.as_str())?
+            } else {
+                None
+            },
             body,
         },
         content_digest: read("content-digest")?,
         signature_input: read("signature-input")?,
         signature: read("signature")?,
-    };
-    if request.signature_input.is_none() || request.signature.is_none() {
-        return Err(OwnerError::Unsigned.into());
-    }
-    Ok(request)
+    })
 }
 
 /// A header comes twice, or is not visible ASCII.

@@ -14,6 +14,7 @@ use super::quota;
 use crate::domain::InstanceTag;
 use crate::identity::owner::OwnerVerifier;
 use crate::service::create_profile::CreateProfile;
+use crate::service::devices::Devices;
 use crate::service::identity_document::ShowIdentity;
 use crate::service::prepare_transaction::PrepareTransaction;
 use crate::service::show::Show;
@@ -37,6 +38,8 @@ pub struct Api {
     pub sign: Arc<Sign>,
     /// The reading routes.
     pub show: Arc<Show>,
+    /// `/api/v1/profiles/{id}/devices`.
+    pub devices: Arc<Devices>,
     /// `GET /api/v1/mpc/identity`.
     pub identity: Arc<ShowIdentity>,
     /// Owner proofs.
@@ -53,6 +56,11 @@ pub(super) fn described() -> OpenApiRouter<Api> {
         .routes(routes!(profiles::create::handle))
         .routes(routes!(profiles::show::handle))
         .routes(routes!(profiles::prepare_transaction::handle))
+        .routes(routes!(
+            profiles::devices::enrol::handle,
+            profiles::devices::list::handle
+        ))
+        .routes(routes!(profiles::devices::revoke::handle))
         .routes(routes!(mpc::sign::handle))
         .routes(routes!(mpc::session::handle))
         .routes(routes!(mpc::identity::handle))
@@ -91,6 +99,7 @@ use_cases! {
     create_profile: CreateProfile,
     prepare_transaction: PrepareTransaction,
     sign: Sign,
+    devices: Devices,
     show: Show,
     identity: ShowIdentity,
 }

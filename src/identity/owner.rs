@@ -8,10 +8,11 @@ use countersign_mpc::owner_proof::{
 };
 
 use super::certificate::ClientIdentity;
+use super::jwt::{GatewayJwt, JwtError};
 use super::replay::{NotEntered, RequestProof, Seen};
 use crate::clock::{self, Timestamp};
 use crate::domain::{DeviceKeyId, OwnerId, TenantId};
-use crate::store::devices::{self, DeviceRow};
+use crate::store::devices::{self, DeviceRow, Subject};
 use crate::store::{Store, StoreError, replay};
 
 /// A request's parts that the device signs, and its proof.
@@ -32,6 +33,12 @@ pub enum OwnerError {
     /// It carries no proof.
     #[error("the request is not signed by a device key")]
     Unsigned,
+    /// The gateway's token does not hold.
+    #[error("the gateway's token does not hold")]
+    Token(#[source] JwtError),
+    /// The device speaks for another user than the gateway's token names.
+    #[error("the device speaks for another user than the token names")]
+    OtherSubject,
     /// It is meant for another appliance.
     #[error("the request names another audience")]
     WrongAudience,
@@ -103,6 +110,7 @@ pub struct Applicant {
     public_key: PublicKey,
     tenant: TenantId,
     certificate_spki: [u8; 32],
+    subject: Option<Subject>,
 }
 
 impl Applicant {
@@ -110,6 +118,12 @@ impl Applicant {
     #[must_use]
     pub const fn device_key_id(&self) -> &DeviceKeyId {
         &self.device_key_id
+    }
+
+    /// The user that the gateway's token names, where one is asked for.
+    #[must_use]
+    pub const fn subject(&self) -> Option<&Subject> {
+        self.subject.as_ref()
     }
 
     /// Its public key.
@@ -135,21 +149,50 @@ impl Applicant {
 pub struct OwnerVerifier {
     store: Store,
     audience: String,
+    jwt: Option<GatewayJwt>,
     seen: Seen,
 }
 
 impl OwnerVerifier {
-    /// A verifier for requests that name `audience`.
+    /// A verifier for requests that name `audience`, and carry a gateway's token if `jwt` says which.
     #[must_use]
-    pub fn new(store: Store, audience: String) -> Self {
+    pub fn new(store: Store, audience: String, jwt: Option<GatewayJwt>) -> Self {
         Self {
             store,
             audience,
+            jwt,
             seen: Seen::default(),
         }
     }
 
+    /// Whether requests must carry a gateway's token, and sign it.
+    #[must_use]
+    pub const fn asks_for_token(&self) -> bool {
+        self.jwt.is_some()
+    }
+
+    /// Whether the request has what a proof takes: the gateway's token, if one is asked for, and a signature.
+    ///
+    /// # Errors
+    /// [`OwnerError::Token`] or [`OwnerError::Unsigned`].
+    pub fn is_asked(&self, request: &SignedRequest<'_>) -> Result<Option<Subject>, OwnerError> {
+        let now = clock::now().as_seconds();
+        let subject = self
+            .jwt
+            .as_ref()
+            .map(|jwt| jwt.subject(request.parts.authorization, now))
+            .transpose()
+            .map_err(OwnerError::Token)?;
+        if request.signature_input.is_none() || request.signature.is_none() {
+            return Err(OwnerError::Unsigned);
+        }
+        Ok(subject)
+    }
+
     /// The owner whose enrolled device signed the request, and the proof of it for the operation that acts for it.
+    ///
+    /// SECURITY: whose token names another user than the owner of the device is somebody who owns nothing: what they ask
+    /// for is found as little as what does not exist, in the same way and time.
     ///
     /// # Errors
     /// [`OwnerError`] when there is none.
@@ -158,6 +201,7 @@ impl OwnerVerifier {
         client: &ClientIdentity,
         request: &SignedRequest<'_>,
     ) -> Result<(Owner, RequestProof), OwnerError> {
+        let subject = self.is_asked(request)?;
         let (claim, device_key_id) = self.claim(request)?;
         let mut reader = self.store.reader().await?;
         let tenant = client.tenant();
@@ -174,8 +218,13 @@ impl OwnerVerifier {
         self.enter(&device_key_id, &claim, now)?;
         let enrolled_in = Some(tenant.clone());
         let proof = RequestProof::new(device_key_id.clone(), claim.nonce, enrolled_in);
+        let same_user = self.jwt.is_none() || subject == signer.subject;
         let owner = Owner {
-            owner_id: device.owner_id,
+            owner_id: if same_user {
+                device.owner_id
+            } else {
+                OwnerId::generate()
+            },
             device_key_id,
             tenant: tenant.clone(),
             certificate_spki: *client.spki_sha256(),
@@ -194,6 +243,7 @@ impl OwnerVerifier {
         request: &SignedRequest<'_>,
         key: &PublicKey,
     ) -> Result<(Applicant, RequestProof), OwnerError> {
+        let subject = self.is_asked(request)?;
         let (claim, device_key_id) = self.claim(request)?;
         if key.thumbprint() != device_key_id.as_str() {
             return Err(OwnerError::Proof(OwnerProofError::WrongKey));
@@ -204,10 +254,17 @@ impl OwnerVerifier {
         let mut reader = self.store.reader().await?;
         let known = devices::find(&mut reader, tenant, &device_key_id).await?;
         let spent = replay::is_spent(&mut reader, &device_key_id, &claim.nonce).await?;
+        let bound = match (&known, &subject) {
+            (Some(known), Some(_)) => devices::subject_of(&mut reader, known.owner_id).await?,
+            _ => None,
+        };
         drop(reader);
         may_act(known.as_ref(), now)?;
         if spent {
             return Err(OwnerError::Replayed);
+        }
+        if bound.is_some() && bound != subject {
+            return Err(OwnerError::OtherSubject);
         }
         self.enter(&device_key_id, &claim, now)?;
         let enrolled_in = known.map(|_| tenant.clone());
@@ -217,6 +274,7 @@ impl OwnerVerifier {
             public_key: *key,
             tenant: tenant.clone(),
             certificate_spki: *client.spki_sha256(),
+            subject,
         };
         Ok((applicant, proof))
     }
@@ -270,7 +328,8 @@ fn verify(claim: &Claim, key: &PublicKey, request: &SignedRequest<'_>) -> Result
 }
 
 /// The same answers as `PublicKey::verify`, in a fraction of its time.
-fn verifies(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
+#[must_use]
+pub fn verifies(key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> bool {
     let (algorithm, key): (&dyn VerificationAlgorithm, _) = match key.algorithm() {
         Algorithm::P256 => (&ECDSA_P256_SHA256_FIXED, key.as_bytes()),
         Algorithm::Ed25519 => (&ED25519, key.as_bytes()),

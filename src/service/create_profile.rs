@@ -19,7 +19,7 @@ use crate::identity::owner::{Applicant, Owner};
 use crate::identity::replay::RequestProof;
 use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
-use crate::store::devices::DeviceRow;
+use crate::store::devices::{DeviceRow, Subject};
 use crate::store::idempotency::{self, Kept, Scope};
 use crate::store::profiles::NewProfile;
 use crate::store::sessions::SessionRow;
@@ -359,6 +359,19 @@ fn finish(
     }
 }
 
+/// Binds an owner from before tokens were asked for to the user that the token names; it may not be another one's.
+async fn bind(
+    tx: &mut Tx<'_>,
+    owner: OwnerId,
+    subject: &Subject,
+) -> Result<(), CommitError<Error>> {
+    let bound = devices::subject_of(tx, owner).await?;
+    if bound.as_ref() == Some(subject) || devices::bind_owner(tx, owner, subject).await? {
+        return Ok(());
+    }
+    Err(CommitError::Refused(Error::ProfileNotFound))
+}
+
 /// Enrols the device, adds the profile and its key generation, and permits the first step.
 struct StartKeygen {
     steps: Arc<Steps>,
@@ -437,7 +450,11 @@ impl StartKeygen {
     /// The owner this device speaks for already, or a new one.
     async fn owner(&self, tx: &mut Tx<'_>) -> Result<OwnerId, CommitError<Error>> {
         let (tenant, device) = (self.applicant.tenant(), self.applicant.device_key_id());
+        let subject = self.applicant.subject();
         if let Some(known) = devices::find(tx, tenant, device).await? {
+            if let Some(subject) = subject {
+                bind(tx, known.owner_id, subject).await?;
+            }
             return Ok(known.owner_id);
         }
         let now = tx.now();
@@ -450,7 +467,7 @@ impl StartKeygen {
             active_at: now,
             revoked_at: None,
         };
-        devices::insert_owner(tx, tenant, row.owner_id, None).await?;
+        devices::insert_owner(tx, tenant, row.owner_id, subject).await?;
         devices::insert(tx, tenant, &row).await?;
         Ok(row.owner_id)
     }

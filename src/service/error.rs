@@ -27,6 +27,12 @@ pub enum Error {
     /// The profile does not exist, or belongs to somebody else.
     #[error("no such profile")]
     ProfileNotFound,
+    /// The device does not exist, or belongs to somebody else.
+    #[error("no such device")]
+    DeviceNotFound,
+    /// The devices of the owner do not allow it.
+    #[error("{0}")]
+    DeviceConflict(&'static str),
     /// The session does not exist, or belongs to somebody else.
     #[error("no such session")]
     SessionNotFound,

@@ -98,11 +98,11 @@ impl PrepareTransaction {
         request: Request,
     ) -> Result<Prepared, Error> {
         let profile = self.profile(&owner, &request).await?;
+        sessions::usable(&profile)?;
+        let address = ready_address(&profile, request.generation)?;
         if let Some(earlier) = self.earlier(&owner, &request).await? {
             return Ok(earlier);
         }
-        sessions::usable(&profile)?;
-        let address = ready_address(&profile, request.generation)?;
         let (allowed, proof) = self.judge(&profile, &request, proof).await?;
         let chain_id = request.transaction.chain_id;
         let node = self

@@ -42,6 +42,10 @@ pub enum AuditEvent {
     ClientSentSecret,
     /// A new KEM key was made.
     KemRotated,
+    /// A device was enrolled for an owner.
+    DeviceEnrolled,
+    /// A device of an owner was revoked.
+    DeviceRevoked,
 }
 
 impl AuditEvent {
@@ -65,6 +69,8 @@ impl AuditEvent {
             Self::SessionExpired => "session_expired",
             Self::ClientSentSecret => "client_sent_secret",
             Self::KemRotated => "kem_rotated",
+            Self::DeviceEnrolled => "device_enrolled",
+            Self::DeviceRevoked => "device_revoked",
         }
     }
 }

@@ -127,6 +127,26 @@ pub async fn active_of(
     rows.into_iter().map(SessionRow::read).collect()
 }
 
+/// Sessions of a profile that a device has open and that are not being checked.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn open_of_device(
+    reads: &mut impl Reads,
+    profile: ProfileId,
+    device: &DeviceKeyId,
+) -> Result<Vec<SessionRow>, StoreError> {
+    let rows = reads
+        .query(
+            select!(
+                "profile_id = $1 AND device_key_id = $2 AND state IN ('created', 'r1_done', 'r2_done')"
+            ),
+            values![profile.to_string(), device.as_str()],
+        )
+        .await?;
+    rows.into_iter().map(SessionRow::read).collect()
+}
+
 /// Sessions whose check was left behind by a process that no longer lives.
 ///
 /// # Errors

@@ -12,16 +12,21 @@
 
 mod audit;
 mod bad_input;
+mod check_order;
 mod copy;
 mod crashes;
+mod devices;
 mod durable_operations;
 mod environment;
 mod first_light;
 mod front_door;
 mod gateway;
+mod gateway_jwt;
 mod instances;
 mod lifecycle;
+mod mixing;
 mod outages;
+mod owner_proof;
 mod postgres;
 mod replay;
 mod repository;

@@ -8,12 +8,14 @@ use std::fmt::Write as _;
 use std::fs;
 
 use countersign_client::flows::create::client_share;
+use countersign_client::flows::devices;
 use countersign_client::keystore::Wallet;
 use countersign_client::transport::{Reply, Request, SignedRequest, Transport};
 use countersign_mpc::owner_proof::{Algorithm, DeviceKey};
 use serde_json::{Value, json};
 
 use crate::bad_input::state;
+use crate::devices::copy_of;
 use crate::support::outside::{curl, issued};
 use crate::support::signing::{fresh_key, json_of, refusal, transaction};
 use crate::support::wallet::profile;
@@ -94,6 +96,9 @@ struct Sampler<'a> {
     wallet: &'a Wallet,
     session: String,
     keygen_session: String,
+    /// A new device, and what it asks for.
+    device: String,
+    asked: Value,
 }
 
 impl Sampler<'_> {
@@ -104,7 +109,8 @@ impl Sampler<'_> {
                 "/profiles/{id}",
                 &format!("/profiles/{}", profile(self.wallet)),
             )
-            .replace("/sessions/{id}", &format!("/sessions/{}", self.session));
+            .replace("/sessions/{id}", &format!("/sessions/{}", self.session))
+            .replace("{keyId}", &self.device);
         assert!(!path.contains('{'), "add the parameter of {path} here");
         path
     }
@@ -117,6 +123,8 @@ impl Sampler<'_> {
                 "clientShare": client_share(sender, "mw1.kg2.k.x".to_owned()),
             }),
             "prepareTransaction" => transaction(1),
+            "enrolDevice" => self.asked.clone(),
+            "revokeDevice" => json!({}),
             "sign" => json!({"sessionId": self.session, "restart": true}),
             other => panic!("add a body for {other} here: a request of the owner that is in order"),
         }
@@ -319,6 +327,7 @@ async fn a32_every_route_refuses_who_has_no_business_there() {
     let owner = wallet_of(&appliance, &node, "owner").await;
     let other = wallet_of(&appliance, &node, "other").await;
     let signing = Signing::prepare(&appliance, &owner, 1).await;
+    let new = copy_of(&appliance, &owner, "new", Algorithm::Ed25519);
     let site = Site {
         appliance: &appliance,
         owner: &owner,
@@ -326,6 +335,8 @@ async fn a32_every_route_refuses_who_has_no_business_there() {
         sampler: Sampler {
             wallet: &owner,
             session: signing.prepared.session_id.clone(),
+            device: new.device().thumbprint(),
+            asked: json!(devices::ask(&new, &appliance.client, "new").unwrap()),
             keygen_session: appliance.database().value(&format!(
                 "SELECT session_id FROM sessions WHERE kind = 'keygen' AND profile_id = '{}'",
                 profile(&owner)

@@ -6,11 +6,11 @@ use alloy_primitives::U256;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Context, passphrase};
+use super::{Context, device::DeviceKind, passphrase};
 use crate::{
     ClientError,
     api::Profile,
-    flows::{create::create_wallet, show},
+    flows::{create::create_wallet_for, show},
     keystore::{Header, KdfParams, KeystoreError, Wallet, WalletName},
     units::format_ether,
 };
@@ -24,6 +24,9 @@ pub(super) enum Command {
     Create {
         /// Name of the wallet on this device: letters, digits, - and _
         name: WalletName,
+        /// Kind of key with which this device signs its requests
+        #[arg(long, value_enum, default_value_t)]
+        device_key: DeviceKind,
     },
     /// List the wallets on this device; needs no passphrase
     List,
@@ -61,7 +64,7 @@ pub(super) enum Command {
 impl Command {
     pub(super) async fn run(self, context: &Context) -> Result<(), ClientError> {
         match self {
-            Self::Create { name } => create(context, &name).await,
+            Self::Create { name, device_key } => create(context, &name, device_key).await,
             Self::List => list(context),
             Self::Show { name } => show_wallet(context, &name).await,
             Self::Export {
@@ -78,7 +81,11 @@ impl Command {
     }
 }
 
-async fn create(context: &Context, name: &WalletName) -> Result<(), ClientError> {
+async fn create(
+    context: &Context,
+    name: &WalletName,
+    device: DeviceKind,
+) -> Result<(), ClientError> {
     let (keystore, appliance) = (context.keystore(), context.appliance()?);
     let passphrase = if keystore.contains(name) {
         context.passphrase(name)?
@@ -88,7 +95,8 @@ async fn create(context: &Context, name: &WalletName) -> Result<(), ClientError>
             &format!("New passphrase for {name}: "),
         )?
     };
-    let wallet = create_wallet(&keystore, &appliance, name, &passphrase, &mut |step| {
+    let secret = (&passphrase, device.algorithm());
+    let wallet = create_wallet_for(&keystore, &appliance, name, secret, &mut |step| {
         context.output.step(&step);
     })
     .await?;

@@ -10,6 +10,7 @@ use countersign_mpc::{
     envelope::{MessageType, ResponseOpener},
     error::MpcError,
     keygen::{P1AfterRound2, P1Generated, P1Keygen},
+    owner_proof::Algorithm,
 };
 use zeroize::Zeroizing;
 
@@ -45,11 +46,27 @@ pub async fn create_wallet(
     passphrase: &Passphrase,
     progress: Progress<'_>,
 ) -> Result<Wallet, ClientError> {
+    let device = Algorithm::P256;
+    create_wallet_for(keystore, appliance, name, (passphrase, device), progress).await
+}
+
+/// As [`create_wallet`], with a device key of this kind in a new wallet.
+///
+/// # Errors
+/// As [`create_wallet`].
+pub async fn create_wallet_for(
+    keystore: &Keystore,
+    appliance: &Appliance,
+    name: &WalletName,
+    (passphrase, device): (&Passphrase, Algorithm),
+    progress: Progress<'_>,
+) -> Result<Wallet, ClientError> {
     let existed = keystore.contains(name);
     let mut wallet = if existed {
         keystore.open(name, passphrase)?
     } else {
-        keystore.create(name, &appliance.config().environment_id, passphrase)?
+        let environment = &appliance.config().environment_id;
+        keystore.create_for(name, environment, device, passphrase)?
     };
     appliance.owns(&wallet)?;
     match wallet.state() {

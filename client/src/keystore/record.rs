@@ -176,7 +176,10 @@ impl ShareBytes {
 }
 
 impl Record {
-    pub(super) fn draft(environment_id: &[u8; 32]) -> Result<Self, KeystoreError> {
+    pub(super) fn draft(
+        environment_id: &[u8; 32],
+        device: Algorithm,
+    ) -> Result<Self, KeystoreError> {
         let meta = Meta {
             environment_id: hex::encode(environment_id),
             created_at: clock::now(),
@@ -190,7 +193,7 @@ impl Record {
             payment: None,
             given_up: BTreeMap::new(),
         };
-        let device = DeviceKey::generate(Algorithm::P256).map_err(|_| KeystoreError::Random)?;
+        let device = DeviceKey::generate(device).map_err(|_| KeystoreError::Random)?;
         Ok(Self {
             meta,
             device,
@@ -239,7 +242,7 @@ impl Record {
 
     pub(super) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
         let meta = serde_json::to_vec(&self.meta).map_err(|_| KeystoreError::Encode)?;
-        let device = self.device.to_bytes();
+        let device = stored(&self.device);
         let share = |share: &Option<ShareBytes>| share.as_ref().map_or(0, |share| share.0.len());
         // Reserved once: a growing vector would leave copies of the shares behind.
         let length = 5 * 4
@@ -270,8 +273,8 @@ impl Record {
         }
         let meta = serde_json::from_slice(meta)
             .map_err(|_| KeystoreError::Damaged("its metadata is not readable"))?;
-        let device = DeviceKey::from_bytes(Algorithm::P256, device)
-            .map_err(|_| KeystoreError::Damaged("its device key is not a key"))?;
+        let device =
+            read_device(device).ok_or(KeystoreError::Damaged("its device key is not a key"))?;
         let share =
             |bytes: &[u8]| (!bytes.is_empty()).then(|| ShareBytes(Zeroizing::new(bytes.to_vec())));
         Ok(Self {
@@ -281,6 +284,28 @@ impl Record {
             staged: share(staged),
         })
     }
+}
+
+/// Before the bytes of an Ed25519 device key; those of a P-256 key stand alone, as they always did.
+const ED25519: &[u8] = b"ed25519:";
+
+fn stored(device: &DeviceKey) -> Zeroizing<Vec<u8>> {
+    let (mark, key): (&[u8], _) = match device.algorithm() {
+        Algorithm::P256 => (&[], device.to_bytes()),
+        Algorithm::Ed25519 => (ED25519, device.to_bytes()),
+    };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(mark.len() + key.len()));
+    bytes.extend_from_slice(mark);
+    bytes.extend_from_slice(key.as_slice());
+    bytes
+}
+
+fn read_device(bytes: &[u8]) -> Option<DeviceKey> {
+    let (algorithm, key) = match bytes.strip_prefix(ED25519) {
+        Some(key) => (Algorithm::Ed25519, key),
+        None => (Algorithm::P256, bytes),
+    };
+    DeviceKey::from_bytes(algorithm, key).ok()
 }
 
 fn put(out: &mut Vec<u8>, element: &[u8]) -> Result<(), KeystoreError> {

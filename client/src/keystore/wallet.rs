@@ -7,7 +7,7 @@ use std::{
 
 use countersign_mpc::{
     error::MpcError,
-    owner_proof::DeviceKey,
+    owner_proof::{Algorithm, DeviceKey},
     share::{P1Share, PublicShare},
 };
 
@@ -89,6 +89,21 @@ impl Wallet {
     #[must_use]
     pub fn device(&self) -> &DeviceKey {
         &self.record.device
+    }
+
+    /// Gives this copy of the wallet a device key of its own, so that it can be enrolled beside the one that the export
+    /// came from. It signs nothing before that. The old key is gone from this file.
+    ///
+    /// # Errors
+    /// [`KeystoreError::NotActive`] for a wallet that is not finished, [`KeystoreError::Quarantined`], and the usual file
+    /// errors.
+    pub fn renew_device(&mut self, algorithm: Algorithm) -> Result<(), KeystoreError> {
+        self.refuse_if_quarantined()?;
+        self.current()?;
+        self.record.device = DeviceKey::generate(algorithm).map_err(|_| KeystoreError::Random)?;
+        // What the other device has begun is its own to finish.
+        self.record.meta.payment = None;
+        self.save()
     }
 
     /// Environment id as hex.

@@ -29,6 +29,12 @@ pub enum TransportError {
     /// The path is not one.
     #[error("not a request path")]
     Path,
+    /// There is no token of the gateway.
+    #[error("cannot get the gateway's token: {message}")]
+    Token {
+        /// Why.
+        message: String,
+    },
     /// The device key could not sign the request.
     #[error("cannot sign the request")]
     Sign,

@@ -13,6 +13,7 @@ use crate::cli::files::{self, Access};
 use crate::cli::pki::{Authority, Issued, Usage, Validity};
 use crate::clock;
 use crate::config::{HsmProfile, PostgresTable, is_plain_url};
+use crate::domain::EnvironmentKind;
 use crate::identity::certificate::{Role, SubjectName};
 
 const GATEWAY: &str = "spiffe://countersign.test/gateway";
@@ -152,6 +153,12 @@ fn config_toml(plan: &Plan, environment: &Environment) -> String {
         profile = quoted(profile),
         store = store_toml(plan.postgres.as_ref()),
     );
+    if environment.kind == EnvironmentKind::Development {
+        append(
+            &mut text,
+            format_args!("\n[devices]\n# A new device may act at once.\ncooling_off_hours = 0\n"),
+        );
+    }
     for Client { san, role } in clients(plan) {
         append(
             &mut text,

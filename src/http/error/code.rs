@@ -60,7 +60,7 @@ codes! {
     InvalidKeyShare => BAD_REQUEST, [Never];
     /// The sealed message is of another protocol version.
     UnsupportedProtocolVersion => BAD_REQUEST, [Never];
-    /// There is no client certificate, or no device signature.
+    /// There is no client certificate, no device signature, or no good token where a gateway's token is asked for.
     Unauthenticated => UNAUTHORIZED, [Never];
     /// The device signature does not hold for this request.
     SignatureInvalid => UNAUTHORIZED, [Never];
@@ -80,6 +80,8 @@ codes! {
     ProfileNotFound => NOT_FOUND, [Never];
     /// The resource does not exist, or belongs to somebody else.
     NotFound => NOT_FOUND, [Never];
+    /// The owner's devices do not allow it: too many, known already, or the last one.
+    DeviceConflict => CONFLICT, [Never];
     /// The session or profile is in another state.
     SessionStateConflict => CONFLICT, [Restart, Same];
     /// The state of the session in memory is gone.

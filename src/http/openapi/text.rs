@@ -62,6 +62,10 @@ words! {
     ProfileStatus: ProfileState::ALL.iter().map(|state| state.as_str());
     /// What a key may be used for.
     KeyUse: KeyState::ALL.iter().map(|state| state.as_str().to_ascii_uppercase());
+    /// Where a device stands: a pending one may act later, a revoked one never again.
+    DeviceStatus: ["pending", "active", "revoked"];
+    /// The kind of a device key.
+    KeyAlgorithm: ["ecdsa-p256-sha256", "ed25519"];
     /// Where a session stands.
     SessionStatus: SessionState::ALL.iter().map(|state| state.as_str().to_ascii_uppercase());
     /// Where a transaction stands.

@@ -1,5 +1,6 @@
 //! `/api/v1/profiles` and `/api/v2/profiles`.
 
 pub(super) mod create;
+pub(super) mod devices;
 pub(super) mod prepare_transaction;
 pub(super) mod show;

@@ -256,6 +256,18 @@ impl Storage {
         }
     }
 
+    /// Changes rows behind the back of an appliance that does not run.
+    pub(crate) fn tamper(&self, environment: &Path, sql: &str) {
+        match self {
+            Self::Sqlite => {
+                let file = environment.join("countersign.db");
+                let status = Command::new("sqlite3").arg(file).arg(sql).status();
+                assert!(status.unwrap().success(), "{sql}");
+            }
+            Self::Postgres(database) => drop(database.server.run(&database.name, &[sql])),
+        }
+    }
+
     /// What is kept of it outside the environment's directory.
     pub(crate) fn at_rest(&self) -> Vec<(PathBuf, Vec<u8>)> {
         match self {

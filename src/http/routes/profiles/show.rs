@@ -62,9 +62,6 @@ pub(crate) async fn handle(
         .address
         .filter(|_| profile.state == ProfileState::Active)
         .map(|bytes| alloy_primitives::Address::from(bytes).to_checksum(None));
-    let created_at = jiff::Timestamp::from_microsecond(profile.created_at.as_micros())
-        .map(|time| time.to_string())
-        .unwrap_or_default();
     Ok(Json(Response {
         profile_id: profile.profile_id.to_string(),
         name: profile.name,
@@ -72,6 +69,6 @@ pub(crate) async fn handle(
         status: profile.state.as_str(),
         key_generation: profile.generation.0,
         key_state: profile.key_state.as_str().to_ascii_uppercase(),
-        created_at,
+        created_at: profile.created_at.to_rfc3339(),
     }))
 }

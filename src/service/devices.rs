@@ -1,0 +1,398 @@
+//! The devices that speak for an owner: enrolled by one another, revoked by any of them.
+//!
+//! INVARIANT: there is always a device that may act, so that nobody locks themselves out; and a revoked device acts
+//! never again: every operation that acts for a request looks at the device once more ([`RequestProof`]), so nothing
+//! that was let in before its revocation is begun after it.
+
+use std::sync::Arc;
+
+use countersign_mpc::owner_proof::{Enrolment, MAX_ENROLMENT, PublicKey};
+
+use super::Error;
+use super::show::owned_profile;
+use super::steps::Steps;
+use crate::clock::{self, Timestamp};
+use crate::domain::{DeviceKeyId, DeviceName, IdempotencyKey, ProfileId, SessionId, SessionState};
+use crate::identity::owner::Owner;
+use crate::identity::replay::RequestProof;
+use crate::sessions::lifecycle;
+use crate::store::devices::DeviceRow;
+use crate::store::idempotency::{self, Kept, Scope};
+use crate::store::{
+    AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, devices, profiles, sessions,
+};
+
+const ENROL: &str = "POST /api/v1/profiles/:id/devices";
+const REVOKE: &str = "POST /api/v1/profiles/:id/devices/:keyId/revoke";
+/// Devices of one owner that may act, now or soon.
+const MAX_DEVICES: usize = 8;
+
+/// A new device, as an enrolled one presents it.
+pub struct Presented {
+    /// Its key.
+    pub public_key: PublicKey,
+    /// What its owner calls it.
+    pub name: DeviceName,
+    /// Of its statement.
+    pub nonce: [u8; 16],
+    /// When its statement ends, Unix seconds.
+    pub expires: i64,
+    /// Over its statement.
+    pub signature: [u8; 64],
+}
+
+/// What a request that changes devices carries besides.
+pub struct Change {
+    /// The profile through whose owner it goes.
+    pub profile_id: ProfileId,
+    /// The request's key.
+    pub idempotency_key: IdempotencyKey,
+    /// SHA-256 of the body.
+    pub body_hash: [u8; 32],
+}
+
+/// The use case.
+pub struct Devices {
+    steps: Arc<Steps>,
+    /// Seconds before a new device may act.
+    cooling_off: i64,
+}
+
+impl Devices {
+    /// The use case over its parts.
+    #[must_use]
+    pub const fn new(steps: Arc<Steps>, cooling_off: i64) -> Self {
+        Self { steps, cooling_off }
+    }
+
+    /// The devices of the owner of a profile, revoked ones too.
+    ///
+    /// # Errors
+    /// [`Error::ProfileNotFound`].
+    pub async fn list(&self, owner: &Owner, profile: ProfileId) -> Result<Vec<DeviceRow>, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        owned_profile(&mut reader, owner, profile).await?;
+        Ok(devices::of_owner(&mut reader, owner.owner_id()).await?)
+    }
+
+    /// Enrols a device, or finds what the same request enrolled before.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn enrol(
+        &self,
+        owner: Owner,
+        proof: RequestProof,
+        change: Change,
+        presented: Presented,
+    ) -> Result<DeviceRow, Error> {
+        if let Some(earlier) = self.earlier(&owner, &change, ENROL).await? {
+            return Ok(earlier);
+        }
+        self.check(&owner, &change, &presented)?;
+        let operation = Enrol {
+            owner,
+            proof,
+            change,
+            presented,
+            cooling_off: self.cooling_off,
+        };
+        Ok(self.steps.store.commit(operation).await?.into_inner())
+    }
+
+    /// Revokes a device, and gives up what it had begun.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn revoke(
+        &self,
+        owner: Owner,
+        proof: RequestProof,
+        change: Change,
+        device: Option<DeviceKeyId>,
+    ) -> Result<DeviceRow, Error> {
+        if let Some(earlier) = self.earlier(&owner, &change, REVOKE).await? {
+            // The route's device is not part of the body that the key is bound to.
+            return if Some(&earlier.device_key_id) == device.as_ref() {
+                Ok(earlier)
+            } else {
+                Err(Error::IdempotencyMismatch)
+            };
+        }
+        let device = device.ok_or(Error::DeviceNotFound)?;
+        let operation = Revoke {
+            owner,
+            proof,
+            change,
+            device,
+        };
+        let (revoked, sessions) = self.steps.store.commit(operation).await?.into_inner();
+        for session in sessions {
+            self.steps.custody.forget(session);
+        }
+        Ok(revoked)
+    }
+
+    /// What the same request made before; the profile is the owner's.
+    async fn earlier(
+        &self,
+        owner: &Owner,
+        change: &Change,
+        route: &'static str,
+    ) -> Result<Option<DeviceRow>, Error> {
+        let mut reader = self.steps.store.reader().await?;
+        owned_profile(&mut reader, owner, change.profile_id).await?;
+        let scope = scope(owner, route, &change.idempotency_key);
+        let Some(earlier) = idempotency::find(&mut reader, &scope).await? else {
+            return Ok(None);
+        };
+        if earlier.body_hash != change.body_hash {
+            return Err(Error::IdempotencyMismatch);
+        }
+        let id = DeviceKeyId::parse(&earlier.resource_id).map_err(|_| Error::Internal)?;
+        let device = devices::find(&mut reader, owner.tenant(), &id).await?;
+        device.map(Some).ok_or(Error::Internal)
+    }
+
+    /// Whether the new device holds its key and wants to be enrolled here, now.
+    fn check(&self, owner: &Owner, change: &Change, presented: &Presented) -> Result<(), Error> {
+        let now = clock::now().as_seconds();
+        let expires = u64::try_from(presented.expires).unwrap_or_default();
+        let enrolment = Enrolment {
+            environment_id: &self.steps.store.environment_id().0,
+            tenant: owner.tenant().as_str(),
+            profile_id: &change.profile_id.to_string(),
+            name: presented.name.as_str(),
+            nonce: &presented.nonce,
+            expires,
+        };
+        let statement = enrolment.statement(&presented.public_key);
+        let invalid = |what: &str| Err(Error::InvalidRequest(what.to_owned()));
+        if !(now..=now.saturating_add(MAX_ENROLMENT)).contains(&presented.expires) {
+            return invalid("the new device's statement has expired, or ends too late");
+        }
+        if !presented
+            .public_key
+            .verify(&statement, &presented.signature)
+        {
+            return invalid("the new device's signature does not hold for its statement");
+        }
+        Ok(())
+    }
+}
+
+fn scope<'a>(owner: &'a Owner, route: &'static str, key: &'a IdempotencyKey) -> Scope<'a> {
+    Scope {
+        tenant: owner.tenant(),
+        holder: owner.owner_id().to_string(),
+        route,
+        key,
+    }
+}
+
+/// What both operations look at once more.
+async fn look_again(
+    tx: &mut Tx<'_>,
+    owner: &Owner,
+    change: &Change,
+    route: &'static str,
+) -> Result<Vec<DeviceRow>, Error> {
+    owned_profile(tx, owner, change.profile_id).await?;
+    let scope = scope(owner, route, &change.idempotency_key);
+    if idempotency::find(tx, &scope).await?.is_some() {
+        // The same request is in flight: its own answer will be the one.
+        return Err(crate::sessions::Refusal::Busy.into());
+    }
+    Ok(devices::of_owner(tx, owner.owner_id()).await?)
+}
+
+/// Remembers what a request did to a device.
+async fn remember(
+    tx: &mut Tx<'_>,
+    owner: &Owner,
+    change: &Change,
+    (route, device): (&'static str, &DeviceKeyId),
+) -> Result<(), Error> {
+    let scope = scope(owner, route, &change.idempotency_key);
+    let hash = &change.body_hash;
+    Ok(idempotency::insert(tx, &scope, hash, device.as_str(), Kept::AsConfigured).await?)
+}
+
+/// Enrols a device, which may act once its cooling-off is over.
+struct Enrol {
+    owner: Owner,
+    proof: RequestProof,
+    change: Change,
+    presented: Presented,
+    cooling_off: i64,
+}
+
+impl Operation for Enrol {
+    type Output = DeviceRow;
+    type Refusal = Error;
+
+    fn key(&self) -> Key {
+        Key::owner(self.owner.owner_id())
+    }
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(DeviceRow, AuditRecord), CommitError<Error>> {
+        self.proof.spend(tx).await?;
+        let device = self.enrol(tx).await.map_err(CommitError::Refused)?;
+        let record = AuditRecord::done(AuditEvent::DeviceEnrolled)
+            .profile(self.change.profile_id)
+            .detail(format!(
+                "device {} {} by {} active from {}",
+                device.device_key_id,
+                device.public_key.algorithm().as_str(),
+                self.owner.device_key_id(),
+                device.active_at.as_seconds()
+            ));
+        Ok((device, record))
+    }
+}
+
+impl Enrol {
+    async fn enrol(&self, tx: &mut Tx<'_>) -> Result<DeviceRow, Error> {
+        let owner = &self.owner;
+        let devices = look_again(tx, owner, &self.change, ENROL).await?;
+        let standing = devices.iter().filter(|device| device.revoked_at.is_none());
+        if standing.count() >= MAX_DEVICES {
+            return Err(Error::DeviceConflict(
+                "the owner has as many devices as there may be: revoke one first",
+            ));
+        }
+        let now = tx.now();
+        let thumbprint = self.presented.public_key.thumbprint();
+        let device = DeviceRow {
+            device_key_id: DeviceKeyId::parse(&thumbprint).map_err(|_| Error::Internal)?,
+            owner_id: owner.owner_id(),
+            public_key: self.presented.public_key,
+            name: self.presented.name.as_str().to_owned(),
+            created_at: now,
+            active_at: now.plus_seconds(self.cooling_off),
+            revoked_at: None,
+        };
+        let known = devices::find(tx, owner.tenant(), &device.device_key_id).await?;
+        if known.is_some() {
+            return Err(Error::DeviceConflict(
+                "this device key was enrolled before: make a new one",
+            ));
+        }
+        devices::insert(tx, owner.tenant(), &device).await?;
+        remember(tx, owner, &self.change, (ENROL, &device.device_key_id)).await?;
+        Ok(device)
+    }
+}
+
+/// Revokes a device and gives up its open sessions.
+struct Revoke {
+    owner: Owner,
+    proof: RequestProof,
+    change: Change,
+    device: DeviceKeyId,
+}
+
+impl Operation for Revoke {
+    type Output = (DeviceRow, Vec<SessionId>);
+    type Refusal = Error;
+
+    fn key(&self) -> Key {
+        Key::owner(self.owner.owner_id())
+    }
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(Self::Output, AuditRecord), CommitError<Error>> {
+        self.proof.spend(tx).await?;
+        let (device, sessions) = self.revoke(tx).await.map_err(CommitError::Refused)?;
+        let record = AuditRecord::done(AuditEvent::DeviceRevoked)
+            .profile(self.change.profile_id)
+            .detail(format!(
+                "device {} by {}, {} sessions given up",
+                device.device_key_id,
+                self.owner.device_key_id(),
+                sessions.len()
+            ));
+        Ok(((device, sessions), record))
+    }
+}
+
+impl Revoke {
+    async fn revoke(&self, tx: &mut Tx<'_>) -> Result<(DeviceRow, Vec<SessionId>), Error> {
+        let owner = &self.owner;
+        let devices = look_again(tx, owner, &self.change, REVOKE).await?;
+        let now = tx.now();
+        let (found, others): (Vec<_>, Vec<_>) = devices
+            .into_iter()
+            .partition(|device| device.device_key_id == self.device);
+        let mut found = found.into_iter().next().ok_or(Error::DeviceNotFound)?;
+        let acts = |device: &DeviceRow| device.revoked_at.is_none() && device.active_at <= now;
+        if acts(&found) && !others.iter().any(acts) {
+            return Err(Error::DeviceConflict(
+                "this is the last device that may act: enrol another one first",
+            ));
+        }
+        let mut ended = Vec::new();
+        if devices::revoke(tx, owner.tenant(), &self.device).await? {
+            found.revoked_at = Some(now);
+            ended = give_up_sessions(tx, owner, &self.device).await?;
+        }
+        remember(tx, owner, &self.change, (REVOKE, &self.device)).await?;
+        Ok((found, ended))
+    }
+}
+
+/// Gives up what a device has open. What is being checked right now ends in its verdict, and then nobody may go on
+/// with it: it runs out of time.
+async fn give_up_sessions(
+    tx: &mut Tx<'_>,
+    owner: &Owner,
+    device: &DeviceKeyId,
+) -> Result<Vec<SessionId>, Error> {
+    let mut ended = Vec::new();
+    for profile in profiles::of_owner(tx, owner.tenant(), owner.owner_id()).await? {
+        for session in sessions::open_of_device(tx, profile, device).await? {
+            if lifecycle::give_up(tx, &session, SessionState::Aborted).await? {
+                ended.push(session.session_id);
+            }
+        }
+    }
+    Ok(ended)
+}
+
+/// Where a device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may not act yet.
+    Pending,
+    /// It may act.
+    Active,
+    /// It may not act any more.
+    Revoked,
+}
+
+impl Standing {
+    /// Of a device at a time.
+    #[must_use]
+    pub fn of(device: &DeviceRow, now: Timestamp) -> Self {
+        match device.revoked_at {
+            Some(_) => Self::Revoked,
+            None if device.active_at > now => Self::Pending,
+            None => Self::Active,
+        }
+    }
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+        }
+    }
+}
