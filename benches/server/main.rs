@@ -14,6 +14,7 @@
 
 mod bare;
 mod dealt;
+mod front_door;
 mod machine;
 mod rig;
 mod sessions;
@@ -75,6 +76,7 @@ async fn measure() {
     server.stop().await;
 
     let fixtures = dealt::Fixtures::new(&rig, dealt).await;
+    front_door::measure(&rig, &fixtures, &mut table).await;
     fixtures.insert(&rig, 10 - WALLETS).await;
     start_up(&mut rig, 10, &mut table).await;
     sessions::measure(&mut rig, &fixtures, OPEN_SESSIONS, &mut table).await;
