@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::http::tls::Entrance;
 use connection::Connection;
-use handshakes::Handshakes;
+use handshakes::{Handshake, Handshakes};
 
 /// Serves `app` until `shutdown`, then lets running requests finish for at most the drain timeout.
 ///
@@ -37,14 +37,14 @@ pub async fn run(
     let slots = Arc::new(Semaphore::new(slots));
     let handshakes = Handshakes::new(limits.max_handshakes);
     let connections = TaskTracker::new();
-    while let Some(stream) = next_connection(&listener, &handshakes, &shutdown).await {
+    while let Some((stream, handshake)) = next(&listener, &handshakes, &shutdown).await {
         let connection = Connection {
             entrance: entrance.clone(),
             app: app.clone(),
             slots: Arc::clone(&slots),
             shutdown: shutdown.clone(),
         };
-        connections.spawn(connection.serve(stream, handshakes.begin()));
+        connections.spawn(connection.serve(stream, handshake));
     }
     drop(listener);
     connections.close();
@@ -55,16 +55,16 @@ pub async fn run(
     connections.wait().await;
 }
 
-/// The next connection; `None` once the listener is to close.
-async fn next_connection(
+/// The next connection and a place for its handshake; `None` once the listener is to close.
+async fn next(
     listener: &TcpListener,
-    handshakes: &Handshakes,
+    handshakes: &Arc<Handshakes>,
     shutdown: &CancellationToken,
-) -> Option<TcpStream> {
+) -> Option<(TcpStream, Handshake)> {
     let accept = async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => return stream,
+                Ok((stream, _)) => return (stream, handshakes.begin().await),
                 Err(error) => {
                     // Out of file descriptors or a peer that left early: neither may end the loop or
                     // make it spin.
@@ -78,7 +78,7 @@ async fn next_connection(
     tokio::select! {
         biased;
         () = shutdown.cancelled() => None,
-        stream = accept => Some(stream),
+        next = accept => Some(next),
     }
 }
 

@@ -24,6 +24,7 @@ mod gateway;
 mod gateway_jwt;
 mod instances;
 mod lifecycle;
+mod limits;
 mod mixing;
 mod outages;
 mod owner_proof;

@@ -106,7 +106,7 @@ async fn a37_no_client_and_no_stranger_takes_all_connections() {
 #[tokio::test]
 async fn a37_half_open_connections_are_bounded_and_keep_nobody_out() {
     let server = api_with(Limits {
-        max_handshakes: 8,
+        max_handshakes: 25,
         ..some_limits()
     })
     .await;
@@ -122,12 +122,14 @@ async fn a37_half_open_connections_are_bounded_and_keep_nobody_out() {
     let started = Instant::now();
     let answer = server.whoami(&server.client(GATEWAY)).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(started.elapsed() < Duration::from_secs(1));
+    // No more than it takes until all that were before it have had their time.
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
     let in_handshake = r#"countersign_connections{listener="api",stage="handshake"}"#;
-    assert!(server.metric(in_handshake) <= 8.0);
+    assert!(server.metric(in_handshake) <= 25.0);
     let crowded_out =
         r#"countersign_connections_refused_total{listener="api",reason="crowded_out"}"#;
-    assert!(server.metric(crowded_out) >= 92.0);
+    assert!(server.metric(crowded_out) >= 75.0);
     server.stop().await;
 }
 
