@@ -161,10 +161,11 @@ impl Transport {
         getrandom::fill(&mut nonce).map_err(|_| TransportError::Sign)?;
         let content_type = request.body.as_ref().map(|_| JSON);
         let authorization = self.jwt.as_ref().map(bearer).transpose()?;
+        let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
         let parts = RequestParts {
             method: request.method.as_str(),
-            path: &request.path,
-            query: "",
+            path,
+            query,
             content_type,
             audience: &self.audience,
             idempotency_key: request.idempotency_key.as_deref(),

@@ -55,7 +55,11 @@ pub(super) fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(profiles::create::handle))
         .routes(routes!(profiles::show::handle))
-        .routes(routes!(profiles::prepare_transaction::handle))
+        .routes(routes!(profiles::show::handle_v1))
+        .routes(routes!(
+            profiles::prepare_transaction::handle,
+            profiles::transactions::handle
+        ))
         .routes(routes!(
             profiles::devices::enrol::handle,
             profiles::devices::list::handle

@@ -52,6 +52,14 @@ pub struct SessionView {
     pub transaction: Option<TransactionRow>,
 }
 
+/// Some transactions of a profile on one chain, the highest nonce first.
+pub struct Page {
+    /// The transactions.
+    pub transactions: Vec<TransactionRow>,
+    /// Where the next page begins: below this nonce. `None` at the end.
+    pub next: Option<u64>,
+}
+
 /// The use case.
 pub struct Show {
     store: Store,
@@ -71,6 +79,42 @@ impl Show {
     pub async fn profile(&self, owner: &Owner, id: ProfileId) -> Result<ProfileRow, Error> {
         let mut reader = self.store.reader().await?;
         owned_profile(&mut reader, owner, id).await
+    }
+
+    /// The transactions of a profile on a chain, with nonces below `before`; `limit` at most.
+    ///
+    /// # Errors
+    /// [`Error::ProfileNotFound`].
+    pub async fn transactions(
+        &self,
+        owner: &Owner,
+        id: ProfileId,
+        chain_id: u64,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Page, Error> {
+        let mut reader = self.store.reader().await?;
+        let profile = owned_profile(&mut reader, owner, id).await?;
+        let Some(address) = profile.address else {
+            return Ok(Page {
+                transactions: Vec::new(),
+                next: None,
+            });
+        };
+        let size = usize::try_from(limit).unwrap_or(usize::MAX);
+        let before = before.unwrap_or(u64::MAX);
+        // One more than asked for tells whether there are more.
+        let more = limit.saturating_add(1);
+        let mut found = transactions::below(&mut reader, chain_id, &address, before, more).await?;
+        let next = match found.len() > size {
+            true => found.get(size.saturating_sub(1)).map(|last| last.nonce),
+            false => None,
+        };
+        found.truncate(size);
+        Ok(Page {
+            transactions: found,
+            next,
+        })
     }
 
     /// A session.

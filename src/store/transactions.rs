@@ -172,6 +172,29 @@ pub async fn held_nonces(
         .collect()
 }
 
+/// The living transactions of this address with a nonce below `before`, the highest first.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn below(
+    reads: &mut impl Reads,
+    chain_id: u64,
+    sender: &[u8; 20],
+    before: u64,
+    limit: u32,
+) -> Result<Vec<TransactionRow>, StoreError> {
+    let rows = reads
+        .query(
+            select!(
+                "chain_id = $1 AND sender = $2 AND nonce < $3 AND state <> 'released' \
+                 ORDER BY nonce DESC LIMIT $4"
+            ),
+            values![to_i64(chain_id), sender, to_i64(before), i64::from(limit)],
+        )
+        .await?;
+    rows.into_iter().map(TransactionRow::read).collect()
+}
+
 /// The highest nonce of this address that a block has used, as far as we saw. That it is not released is
 /// said for SQLite, which does not see that the index of living transactions holds these.
 ///

@@ -25,6 +25,7 @@ mod gateway_jwt;
 mod instances;
 mod lifecycle;
 mod limits;
+mod listing;
 mod mixing;
 mod outages;
 mod owner_proof;

@@ -19,7 +19,7 @@ use crate::devices::copy_of;
 use crate::support::outside::{curl, issued};
 use crate::support::signing::{fresh_key, json_of, refusal, transaction};
 use crate::support::wallet::profile;
-use crate::support::{Appliance, Node, Signing, root, wallet_of};
+use crate::support::{Appliance, CHAIN, Node, Signing, root, wallet_of};
 
 /// Every role that a certificate can have.
 const ROLES: [&str; 5] = [
@@ -112,7 +112,10 @@ impl Sampler<'_> {
             .replace("/sessions/{id}", &format!("/sessions/{}", self.session))
             .replace("{keyId}", &self.device);
         assert!(!path.contains('{'), "add the parameter of {path} here");
-        path
+        match route.name() {
+            "listTransactions" => format!("{path}?chainId={CHAIN}"),
+            _ => path,
+        }
     }
 
     fn body(&self, route: &Route, sender: &Wallet) -> Value {

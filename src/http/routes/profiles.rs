@@ -4,3 +4,4 @@ pub(super) mod create;
 pub(super) mod devices;
 pub(super) mod prepare_transaction;
 pub(super) mod show;
+pub(super) mod transactions;

@@ -1,4 +1,4 @@
-//! `GET /api/v2/profiles/{id}`.
+//! `GET /api/v2/profiles/{id}`, and the same under `/api/v1`.
 
 use std::sync::Arc;
 
@@ -71,4 +71,23 @@ pub(crate) async fn handle(
         key_state: profile.key_state.as_str().to_ascii_uppercase(),
         created_at: profile.created_at.to_rfc3339(),
     }))
+}
+
+/// Shows a profile, as `/api/v2/profiles/{id}` does.
+#[utoipa::path(
+    get,
+    path = "/api/v1/profiles/{id}",
+    operation_id = "showProfileV1",
+    tag = "wallet",
+    security(("clientCertificate" = [], "deviceSignature" = [])),
+    params(("id" = text::ProfileId, Path, description = "The profile.")),
+    responses((status = 200, description = "The profile.", body = Response)),
+    extensions(("x-errors" = json!([Code::ProfileNotFound]))),
+)]
+pub(crate) async fn handle_v1(
+    state: State<Arc<Show>>,
+    id: PathId,
+    owner: OwnedQuery,
+) -> Result<Json<Response>, ApiError> {
+    handle(state, id, owner).await
 }
