@@ -3,10 +3,12 @@
 mod audit;
 pub mod doctor;
 mod files;
+pub mod identity;
 pub mod init;
 mod migrate;
 mod output;
 pub mod pki;
+mod root;
 pub mod serve;
 pub mod token;
 
@@ -54,6 +56,12 @@ enum Verb {
     /// Revoke certificates that `init` made for a development environment
     #[command(subcommand)]
     Pki(pki::Verb),
+    /// Ask for a certificate of the identity key, and install it
+    #[command(subcommand)]
+    Identity(identity::Verb),
+    /// Make an offline root key and sign identity keys with it; needs no configuration and no token
+    #[command(subcommand)]
+    Root(root::Verb),
     /// Verify the audit trail
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -166,6 +174,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
             }
             Verb::Doctor(option) => doctor::run(load(&option)?).await,
             Verb::Pki(verb) => pki::run(&verb),
+            Verb::Identity(verb) => identity::run(&verb).await,
+            Verb::Root(verb) => root::run(&verb),
             Verb::Audit(audit::Verb::Verify(options)) => {
                 audit::run(&load(&options.config)?, &options).await
             }

@@ -5,6 +5,7 @@
 //! are relative to the configuration file.
 
 mod file;
+mod identity;
 mod owners;
 mod retention;
 mod secret_file;
@@ -24,6 +25,7 @@ use crate::identity::jwt::GatewayJwt;
 use crate::store::Location;
 use crate::store::retention::Retention;
 
+pub use identity::{Identity, root_key};
 pub use store::{PostgresTable, StoreProblem};
 
 /// Everything `countersignd` was told.
@@ -44,6 +46,8 @@ pub struct Config {
     pub operator: Listener,
     /// Who may connect, on either listener.
     pub clients: AllowList,
+    /// Who vouches for the identity key.
+    pub identity: Identity,
     /// The token.
     pub hsm: Hsm,
     /// The database.

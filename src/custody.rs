@@ -27,12 +27,14 @@ use crate::telemetry::metrics::{HsmCall, Metrics, Step, StepResult};
 pub mod kem;
 mod kept;
 mod places;
+pub mod response_keys;
 mod steps;
 
 pub use kem::{KemError, KemRing, Message};
 use kept::KeptStates;
 use places::Places;
 pub use places::{EngineSlot, QueuePlace};
+pub use response_keys::{Identity, ResponseKeys};
 
 /// The role of our share in its AAD.
 const ROLE: &str = "P2";

@@ -10,4 +10,5 @@ pub mod operator;
 pub mod quota;
 pub mod routes;
 pub mod serve;
+pub mod sign_response;
 pub mod tls;

@@ -27,8 +27,8 @@ pub struct Config {
     pub environment_kind: EnvironmentKind,
     /// Tenant name that the sealed messages are bound to.
     pub tenant: String,
-    /// Pinned P-256 identity key of the appliance: 65 bytes, SEC1 uncompressed.
-    pub identity_key: [u8; 65],
+    /// Pinned offline roots of which one must vouch for the appliance: P-256, 65 bytes, SEC1 uncompressed.
+    pub root_keys: Vec<[u8; 65]>,
     /// Known chains; a wallet sends on no other.
     pub chains: Vec<Chain>,
     /// Where the gateway's token comes from, if the appliance asks for one.
@@ -118,7 +118,7 @@ struct File {
     environment_id: String,
     environment_kind: EnvironmentKind,
     tenant: String,
-    identity_key: String,
+    root_keys: Vec<String>,
     #[serde(default)]
     chain: Vec<Chain>,
     jwt_file: Option<PathBuf>,
@@ -167,8 +167,13 @@ impl Config {
         }
         let environment_id = hex_array(&file.environment_id)
             .ok_or_else(|| field("environment_id", "must be 64 hex digits"))?;
-        let identity_key = hex_array(&file.identity_key)
-            .ok_or_else(|| field("identity_key", "must be 130 hex digits (SEC1 uncompressed)"))?;
+        let root_keys: Option<Vec<_>> = file.root_keys.iter().map(|key| hex_array(key)).collect();
+        let root_keys = root_keys.filter(|keys| !keys.is_empty()).ok_or_else(|| {
+            field(
+                "root_keys",
+                "must list keys of 130 hex digits (SEC1 uncompressed)",
+            )
+        })?;
         let directory = path.parent().unwrap_or_else(|| Path::new("."));
         let jwt = match (file.jwt_file, file.jwt_command) {
             (None, None) => None,
@@ -190,7 +195,7 @@ impl Config {
             environment_id,
             environment_kind: file.environment_kind,
             tenant: file.tenant,
-            identity_key,
+            root_keys,
             chains: file.chain,
             jwt,
         })
@@ -218,7 +223,7 @@ audience = "signer.example"
 environment_id = "{}"
 environment_kind = "development"
 tenant = "default"
-identity_key = "{}"
+root_keys = ["{}"]
 [[chain]]
 id = 31337
 rpc = "http://127.0.0.1:8545"
@@ -247,7 +252,8 @@ rpc = "http://127.0.0.1:8545"
             ("https://", "http://", "url"),
             ("signer.example", "", "audience"),
             ("abab", "ab", "environment_id"),
-            ("0404", "04", "identity_key"),
+            ("0404", "04", "root_keys"),
+            (&format!("\"{}\"", "04".repeat(65)), "", "root_keys"),
             ("development", "test", "environment_kind"),
             ("tenant = ", "tenants = ", "tenants"),
             ("id = 31337", "id = 31337\ndefault = true", "default"),

@@ -140,6 +140,7 @@ impl ClientError {
                 | KeystoreError::NotActive => 2,
                 _ => 4,
             },
+            Self::Call(CallError::Transport(TransportError::Unbelievable(_))) => 13,
             Self::Call(CallError::Transport(_)) => 5,
             Self::Call(CallError::Server(_)) => 6,
             Self::Identity(_) | Self::Mismatch(_) | Self::Answer(_) | Self::Protocol(_) => 8,
@@ -170,4 +171,6 @@ Exit codes:
   10  an earlier payment is unfinished or was not reported (--resume, --abandon), or there is none
   11  the transaction was mined but reverted, or was replaced
   12  the transaction is signed but was not seen mined within the waiting time; the same command again
-      would be a second payment: use --resume --wait";
+      would be a second payment: use --resume --wait
+  13  an answer came that the appliance did not sign: the gateway, or whatever else stands between, answers in its
+      name or alters answers; nothing of it was believed, and the same command again continues as after 5";

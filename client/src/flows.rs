@@ -8,7 +8,10 @@ pub mod show;
 
 use std::sync::Arc;
 
-use countersign_mpc::envelope::{EnvelopeInfo, MessageType, ResponseOpener, seal_request};
+use countersign_mpc::{
+    envelope::{EnvelopeInfo, MessageType, ResponseOpener, seal_request},
+    identity::IdentityDocument,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -78,8 +81,16 @@ impl Appliance {
     /// # Errors
     /// [`ClientError::Identity`] if this is another appliance, [`ClientError::Call`] if it cannot be reached.
     pub async fn identity(&self) -> Result<Identity, ClientError> {
-        let document = self.transport.fetch(api::IDENTITY).await?;
+        let document = self.identity_document().await?;
         Ok(Identity::verify(document, &self.config, clock::now())?)
+    }
+
+    /// The identity document as it was answered; only its answer's signature has been verified.
+    ///
+    /// # Errors
+    /// [`ClientError::Call`] if it cannot be had.
+    pub async fn identity_document(&self) -> Result<IdentityDocument, ClientError> {
+        Ok(self.transport.fetch(api::IDENTITY).await?)
     }
 
     /// Calls the API as the owner of `wallet`.

@@ -33,13 +33,13 @@ pub enum IdentityError {
     #[error("the appliance goes by the audience {0:?}, the configuration by another")]
     Audience(String),
     /// Environment id, identity key, or the statement about the message key.
-    #[error("this is not the appliance of the configuration, or its message key is not valid now")]
+    #[error("this is not the appliance of the configuration, or a key of it is not valid now")]
     Document(#[source] identity::IdentityError),
 }
 
 impl Identity {
-    /// Checks `document` at `now` (Unix seconds): environment id and kind, audience, identity key equal to the pinned one,
-    /// and its signature over a message key that is valid now.
+    /// Checks `document` at `now` (Unix seconds): environment id and kind, audience, an identity key that a pinned root
+    /// vouches for, and its signature over a message key; both valid now.
     ///
     /// # Errors
     /// [`IdentityError`].
@@ -49,9 +49,6 @@ impl Identity {
         now: i64,
     ) -> Result<Self, IdentityError> {
         let now = u64::try_from(now).unwrap_or(0);
-        let key = document
-            .verify(&config.environment_id, &config.identity_key, now)
-            .map_err(IdentityError::Document)?;
         let expected = config.environment_kind.as_str();
         if document.environment_kind != expected {
             return Err(IdentityError::Kind {
@@ -62,6 +59,9 @@ impl Identity {
         if document.audience != config.audience {
             return Err(IdentityError::Audience(document.audience));
         }
+        let key = document
+            .verify(&config.environment_id, &config.root_keys, now)
+            .map_err(IdentityError::Document)?;
         Ok(Self {
             kid: document.kem.kid,
             key,

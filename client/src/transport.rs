@@ -1,5 +1,7 @@
-//! HTTPS to the appliance: TLS 1.3 only with a client certificate, every request signed by the wallet's device key.
+//! HTTPS to the appliance: TLS 1.3 only with a client certificate, every request signed by the wallet's device key, every
+//! answer signed by the appliance.
 
+mod answer;
 mod error;
 
 use std::{
@@ -15,6 +17,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
 
+pub use self::answer::AnswerError;
+use self::answer::Verifier;
 pub use self::error::{CallError, ServerError, TransportError};
 use crate::{
     api::{ErrorBody, Retry},
@@ -44,6 +48,7 @@ pub struct Transport {
     base: Url,
     audience: String,
     jwt: Option<TokenSource>,
+    verifier: Arc<Verifier>,
 }
 
 /// A request before it is signed.
@@ -145,6 +150,7 @@ impl Transport {
             base: config.url.clone(),
             audience: config.audience.clone(),
             jwt: config.jwt.clone(),
+            verifier: Arc::new(Verifier::new(config)),
         })
     }
 
@@ -201,7 +207,7 @@ impl Transport {
         })
     }
 
-    /// One exchange; any status is `Ok`.
+    /// One exchange; any status is `Ok` if the appliance signed the answer.
     ///
     /// # Errors
     /// [`TransportError`]: whether the server has acted on the request is then unknown.
@@ -238,6 +244,9 @@ impl Transport {
             }
             body.extend_from_slice(&chunk);
         }
+        self.verifier
+            .verify(request, status, response.headers(), &body)
+            .map_err(TransportError::Unbelievable)?;
         Ok(Reply {
             status,
             body,
@@ -245,8 +254,9 @@ impl Transport {
         })
     }
 
-    /// Signs, sends and decodes. The same request is sent again, signed anew, after a lost connection and when the server
-    /// says `retry: same`: every route answers the identical body identically, so this never does anything twice.
+    /// Signs, sends and decodes. The same request is sent again, signed anew, after a lost connection, after an answer that
+    /// is not the appliance's and when the server says `retry: same`: every route answers the identical body identically,
+    /// so this never does anything twice.
     ///
     /// # Errors
     /// [`CallError`].
@@ -255,10 +265,17 @@ impl Transport {
         request: &Request,
         device: &DeviceKey,
     ) -> Result<T, CallError> {
+        self.resend(|| self.sign(request, device)).await
+    }
+
+    async fn resend<T: DeserializeOwned>(
+        &self,
+        make: impl Fn() -> Result<SignedRequest, TransportError>,
+    ) -> Result<T, CallError> {
         let mut waits = RESEND_AFTER.into_iter();
         loop {
             let outcome = self
-                .send(&self.sign(request, device)?)
+                .send(&make()?)
                 .await
                 .map_err(CallError::from)
                 .and_then(Reply::decode);
@@ -285,7 +302,7 @@ impl Transport {
             headers: Vec::new(),
             body: None,
         };
-        self.send(&request).await?.decode()
+        self.resend(|| Ok(request.clone())).await
     }
 }
 

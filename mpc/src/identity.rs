@@ -1,4 +1,12 @@
-//! The appliance's identity document, `GET /api/v1/mpc/identity`, and the statement that signs its KEM key.
+//! The appliance's identity, from the offline root that wallets pin down to the keys of the day.
+//!
+//! ```text
+//! root (offline, pinned) --signs--> identity key (in the HSM) --signs--> KEM key       (wallets seal to it)
+//!                                                             --signs--> response key  (signs every answer)
+//! ```
+
+mod certificate;
+mod response_key;
 
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{Signature, VerifyingKey};
@@ -7,6 +15,12 @@ use thiserror::Error;
 
 use crate::envelope::KemPublicKey;
 use crate::lp::Lp;
+
+pub use certificate::{IdentityCertificate, IdentityRequest, MAX_CERTIFICATE_LIFETIME};
+pub use response_key::{
+    MAX_RESPONSE_KEY_LIFETIME, RESPONSE_KEY_HEADER, ResponseKey, ResponseKeyStatement,
+    encode_chain, response_key_id, response_key_statement,
+};
 
 /// Longest validity of a KEM key: 48 h, in seconds.
 pub const MAX_KEM_LIFETIME: u64 = 48 * 3600;
@@ -24,10 +38,9 @@ pub struct IdentityDocument {
     pub environment_kind: String,
     /// The value of the `MPC-Audience` header.
     pub audience: String,
-    /// The HSM identity key, P-256, uncompressed SEC1.
-    #[serde(with = "crate::hexadecimal")]
-    pub identity_key: [u8; 65],
-    /// The current KEM key.
+    /// The HSM identity key, signed by a root.
+    pub identity: IdentityCertificate,
+    /// The current KEM key, signed by the identity key.
     pub kem: KemDocument,
 }
 
@@ -69,20 +82,26 @@ pub fn kem_statement(
 /// Why an identity document was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum IdentityError {
-    /// The document is of another environment than the pinned one.
-    #[error("identity document is of another environment")]
+    /// The document or certificate is of another environment than the pinned one.
+    #[error("it is of another environment")]
     WrongEnvironment,
-    /// The document names another identity key than the pinned one.
-    #[error("identity key is not the pinned one")]
-    WrongIdentityKey,
-    /// The identity key is no P-256 point.
-    #[error("identity key does not decode")]
-    InvalidIdentityKey,
+    /// None of the pinned roots signed the identity key.
+    #[error("no pinned root key signed its identity key")]
+    UnknownRoot,
+    /// The identity key's certificate is expired, not valid yet, or valid for too long.
+    #[error("the certificate of its identity key is outside its validity")]
+    CertificateExpired,
     /// The KEM key is expired, not valid yet, or valid for more than 48 h.
-    #[error("kem key is outside its validity")]
+    #[error("its message key is outside its validity")]
     OutsideValidity,
-    /// The signature over the KEM key does not verify.
-    #[error("kem key signature does not verify")]
+    /// The response key is expired, not valid yet, or valid for more than 48 h.
+    #[error("its response key is outside its validity")]
+    ResponseKeyExpired,
+    /// The header that carries the response key is not in its one form.
+    #[error("its response key does not decode")]
+    MalformedResponseKey,
+    /// A signature of the identity key does not verify.
+    #[error("a signature of its identity key does not verify")]
     Signature,
 }
 
@@ -94,16 +113,15 @@ impl IdentityDocument {
     pub fn verify(
         &self,
         environment_id: &[u8; 32],
-        identity_key: &[u8; 65],
+        roots: &[[u8; 65]],
         now: u64,
     ) -> Result<KemPublicKey, IdentityError> {
         if self.environment_id != *environment_id {
             return Err(IdentityError::WrongEnvironment);
         }
-        if self.identity_key != *identity_key {
-            return Err(IdentityError::WrongIdentityKey);
-        }
-        self.kem.verify(environment_id, identity_key, now)
+        self.identity
+            .verify(environment_id, &self.environment_kind, roots, now)?;
+        self.kem.verify(environment_id, &self.identity.key, now)
     }
 }
 
@@ -120,10 +138,6 @@ impl KemDocument {
         if !started || !bounded || now > self.not_after {
             return Err(IdentityError::OutsideValidity);
         }
-        let key = VerifyingKey::from_sec1_bytes(identity_key)
-            .map_err(|_| IdentityError::InvalidIdentityKey)?;
-        let signature =
-            Signature::from_slice(&self.signature).map_err(|_| IdentityError::Signature)?;
         let statement = kem_statement(
             environment_id,
             &self.kid,
@@ -131,104 +145,19 @@ impl KemDocument {
             self.not_before,
             self.not_after,
         );
-        key.verify(&statement.finish(), &signature)
-            .map_err(|_| IdentityError::Signature)?;
+        if !holds(identity_key, &statement.finish(), &self.signature) {
+            return Err(IdentityError::Signature);
+        }
         KemPublicKey::from_bytes(&self.public_key).map_err(|_| IdentityError::Signature)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-    use p256::ecdsa::SigningKey;
-    use p256::ecdsa::signature::Signer;
-
-    use super::*;
-
-    const NOW: u64 = 1_795_338_000;
-
-    fn document() -> IdentityDocument {
-        let identity = SigningKey::from_slice(&[7; 32]).unwrap();
-        let statement = kem_statement(&[1; 32], "k1", &[9; 32], NOW, NOW + 3600);
-        let signature: Signature = identity.sign(&statement.finish());
-        let key = identity.verifying_key().to_sec1_point(false);
-        IdentityDocument {
-            environment_id: [1; 32],
-            environment_kind: "development".into(),
-            audience: "signer.example".into(),
-            identity_key: key.as_bytes().try_into().unwrap(),
-            kem: KemDocument {
-                kid: "k1".into(),
-                public_key: [9; 32],
-                not_before: NOW,
-                not_after: NOW + 3600,
-                signature: signature.to_bytes().into(),
-            },
-        }
-    }
-
-    #[test]
-    fn a_signed_document_verifies_and_survives_json() {
-        let document = document();
-        let json = serde_json::to_string(&document).unwrap();
-        assert!(json.contains("\"environmentId\":\"0101"));
-        let read: IdentityDocument = serde_json::from_str(&json).unwrap();
-        let key = read
-            .verify(&[1; 32], &document.identity_key, NOW + 10)
-            .unwrap();
-        assert_eq!(key.to_bytes(), [9; 32]);
-    }
-
-    #[test]
-    fn each_altered_field_is_refused() {
-        let pinned = document().identity_key;
-        let verify =
-            |document: &IdentityDocument, now| document.verify(&[1; 32], &pinned, now).err();
-        let altered = |alter: fn(&mut IdentityDocument)| {
-            let mut document = document();
-            alter(&mut document);
-            verify(&document, NOW + 10)
-        };
-        assert_eq!(
-            altered(|d| d.environment_id = [2; 32]),
-            Some(IdentityError::WrongEnvironment)
-        );
-        assert_eq!(
-            altered(|d| d.identity_key = [2; 65]),
-            Some(IdentityError::WrongIdentityKey)
-        );
-        assert_eq!(
-            altered(|d| d.kem.kid = "k2".into()),
-            Some(IdentityError::Signature)
-        );
-        assert_eq!(
-            altered(|d| d.kem.public_key = [8; 32]),
-            Some(IdentityError::Signature)
-        );
-        assert_eq!(
-            altered(|d| d.kem.not_after += 1),
-            Some(IdentityError::Signature)
-        );
-        assert_eq!(
-            altered(|d| d.kem.not_before -= 1),
-            Some(IdentityError::Signature)
-        );
-        assert_eq!(
-            altered(|d| d.kem.not_after += 48 * 3600),
-            Some(IdentityError::OutsideValidity)
-        );
-        assert_eq!(
-            altered(|d| d.kem.not_after = d.kem.not_before - 1),
-            Some(IdentityError::OutsideValidity)
-        );
-        assert_eq!(
-            verify(&document(), NOW + 3601),
-            Some(IdentityError::OutsideValidity)
-        );
-        assert_eq!(
-            verify(&document(), NOW - 61),
-            Some(IdentityError::OutsideValidity)
-        );
-        assert_eq!(verify(&document(), NOW - 60), None);
-    }
+/// Whether `signature` is `key`'s over SHA-256 of `statement`.
+fn holds(key: &[u8; 65], statement: &[u8], signature: &[u8; 64]) -> bool {
+    let key = VerifyingKey::from_sec1_bytes(key);
+    let signature = Signature::from_slice(signature);
+    matches!((key, signature), (Ok(key), Ok(signature)) if key.verify(statement, &signature).is_ok())
 }
+
+#[cfg(test)]
+mod tests;

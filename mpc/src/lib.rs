@@ -23,6 +23,7 @@ pub mod identity;
 pub mod keygen;
 pub mod lp;
 pub mod owner_proof;
+pub mod response_proof;
 pub mod share;
 pub mod sign;
 pub mod signature;

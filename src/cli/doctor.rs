@@ -6,7 +6,7 @@ use std::sync::Arc;
 use countersign_hsm::{KekName, Purpose, Token};
 
 use super::token::{self, Environment, EnvironmentError};
-use super::{Exit, Failure, output};
+use super::{Exit, Failure, identity, output};
 use crate::chain::{Chains, NodeLimits};
 use crate::clock::{self, Timestamp};
 use crate::config::{Chain, Config, Listener};
@@ -143,15 +143,26 @@ async fn check_token(report: &mut Report, config: &Config, token: &Token) {
             report.add(&what, key_encryption_key(token, &name).await);
         }
     }
-    for label in [
-        token::identity_key_label(&config.environment_id),
-        token::audit_key_label(&config.environment_id),
-    ] {
-        report.add(
-            &format!("signing key {label}"),
-            signing_key(token, &label).await,
-        );
+    report.add("identity", identity(token, config).await);
+    let label = token::audit_key_label(&config.environment_id);
+    report.add(
+        &format!("signing key {label}"),
+        signing_key(token, &label).await,
+    );
+}
+
+/// The certificate holds, and its key signs.
+async fn identity(token: &Token, config: &Config) -> Result<String, Failure> {
+    let identity = identity::of_token(token, config).await?;
+    token.sign(identity.key, [0x5a; 32]).await?;
+    let not_after = i64::try_from(identity.certificate.not_after)?;
+    let left = (not_after - clock::now().as_seconds()).div_euclid(86_400);
+    if left < RENEW_BEFORE_DAYS {
+        return Err(problem(format!(
+            "its certificate expires in {left} days; run countersignd identity request now"
+        )));
     }
+    Ok(format!("signs, its certificate expires in {left} days"))
 }
 
 async fn key_encryption_key(token: &Token, name: &KekName) -> Result<String, Failure> {

@@ -13,9 +13,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use countersign_hsm::{KekName, Purpose, Token};
+use countersign_hsm::{KekName, Purpose, SigningKeyId, Token};
 
 use super::files::{self, Access};
+use super::root::{Root, json};
 use super::token::{self, Environment, EnvironmentError};
 use super::{Failure, output};
 use crate::clock;
@@ -24,6 +25,9 @@ use crate::store::{EnvironmentRecord, Location, Store, StoreError};
 
 use plan::Plan;
 pub(super) use render::CRL_DAYS;
+
+/// Validity of a development environment's identity key, in days.
+const DEVELOPMENT_DAYS: u64 = 730;
 
 /// Options of `countersignd init`.
 #[derive(clap::Args)]
@@ -73,6 +77,10 @@ pub struct Options {
     /// A client by name in its certificate, "spiffe://domain/path=role" or "dns:host=role" (production)
     #[arg(long, value_name = "SAN=ROLE", value_parser = plan::client)]
     client: Vec<plan::Client>,
+    /// Public key of an offline root that vouches for this appliance, from `countersignd root new`; a second one is a
+    /// spare (production)
+    #[arg(long, value_name = "HEX", value_parser = plan::root)]
+    root: Vec<plan::RootKey>,
     #[command(flatten)]
     postgres: PostgresArgs,
 }
@@ -180,7 +188,8 @@ async fn make(plan: &Plan, paths: &Paths, token: &Token) -> Result<Environment, 
     files::write(&paths.pending, &environment.encode(), Access::Private)?;
     make_database(&plan.location, &environment).await?;
     let identity_key = make_keys(token, &environment).await?;
-    render::write(plan, paths, &environment, &identity_key)?;
+    let roots = identity(plan, paths, token, (identity_key, &environment)).await?;
+    render::write(plan, paths, &environment, &roots)?;
     files::remove(&paths.pending)?;
     Ok(environment)
 }
@@ -190,6 +199,7 @@ struct Paths {
     config: PathBuf,
     client: PathBuf,
     pki: PathBuf,
+    identity: PathBuf,
     pending: PathBuf,
 }
 
@@ -199,6 +209,7 @@ impl Paths {
             config: directory.join("countersignd.toml"),
             client: directory.join("client.toml"),
             pki: directory.join("pki"),
+            identity: directory.join("identity"),
             pending: directory.join("init.pending"),
         }
     }
@@ -239,8 +250,8 @@ fn choose(plan: &Plan, paths: &Paths) -> Result<Environment, Failure> {
     }
 }
 
-/// The environment object and every key; returns the public identity key, SEC1 uncompressed.
-async fn make_keys(token: &Token, environment: &Environment) -> Result<[u8; 65], Failure> {
+/// The environment object and every key that lasts; returns the identity key.
+async fn make_keys(token: &Token, environment: &Environment) -> Result<SigningKeyId, Failure> {
     environment.store_on(token).await?;
     for purpose in [Purpose::Share, Purpose::Kem] {
         token
@@ -255,10 +266,33 @@ async fn make_keys(token: &Token, environment: &Environment) -> Result<[u8; 65],
     token
         .create_signing_key(&token::audit_key_label(&environment.id))
         .await?;
-    let identity = token
-        .create_signing_key(&token::identity_key_label(&environment.id))
-        .await?;
-    Ok(token.public_key(identity).await?)
+    let label = token::identity_key_label(&environment.id, 1);
+    Ok(token.create_signing_key(&label).await?)
+}
+
+/// The roots to believe. For development a root is made here and signs the identity key at once; a real one never comes
+/// near the appliance.
+async fn identity(
+    plan: &Plan,
+    paths: &Paths,
+    token: &Token,
+    (key, environment): (SigningKeyId, &Environment),
+) -> Result<Vec<[u8; 65]>, Failure> {
+    files::directory(&paths.identity)?;
+    if plan.kind == EnvironmentKind::Production {
+        return Ok(plan.roots.clone());
+    }
+    let (root, pem) = Root::generate()?;
+    let request = super::identity::request(token, key, environment).await?;
+    let certificate = root.certify(&request, DEVELOPMENT_DAYS)?;
+    let file = |name| paths.identity.join(name);
+    files::write(&file("root-key.pem"), &pem, Access::Private)?;
+    files::write(
+        &file("certificate.json"),
+        &json(&certificate)?,
+        Access::Public,
+    )?;
+    Ok(vec![root.public()?])
 }
 
 async fn make_database(location: &Arc<Location>, environment: &Environment) -> Result<(), Failure> {
@@ -295,10 +329,19 @@ fn summary(plan: &Plan, paths: &Paths, environment: &Environment) {
     if plan.rpc.is_empty() {
         output::line("  chains         none yet: add a [[chain]] to the configuration");
     }
-    output::line(format_args!(
-        "Next: countersignd serve --config {}",
-        paths.config.display()
-    ));
+    let config = paths.config.display();
+    if *kind == EnvironmentKind::Production {
+        output::line(format_args!(
+            "Next: countersignd identity request --config {config} --out request.json, then `countersignd root sign` where \
+             the root key is, then `countersignd identity install`, then"
+        ));
+    } else {
+        output::line(format_args!(
+            "  root key       {} (for tests only; a real one is kept offline)",
+            paths.identity.join("root-key.pem").display()
+        ));
+    }
+    output::line(format_args!("Next: countersignd serve --config {config}"));
 }
 
 fn short(id: &EnvironmentId) -> String {

@@ -10,14 +10,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Failure;
 use super::token::{self, Environment, EnvironmentError};
+use super::{Failure, identity};
 use crate::audit;
 use crate::chain::{Chains, FeePolicy, NodeLimits};
 use crate::config::{Config, Listener};
-use crate::custody::{Capacity, Custody, KemRing};
+use crate::custody::{Capacity, Custody, Identity, KemRing, ResponseKeys};
 use crate::domain::{EnvironmentId, TenantId};
 use crate::http::routes::{self, Api};
+use crate::http::sign_response::App;
 use crate::http::tls::{self, Entrance};
 use crate::http::{operator, serve};
 use crate::identity::owner::OwnerVerifier;
@@ -88,8 +89,7 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
 struct Keys {
     share: HashMap<TenantId, KekId>,
     kem: KekId,
-    identity: SigningKeyId,
-    identity_public: [u8; 65],
+    identity: Identity,
 }
 
 /// The parts, assembled.
@@ -101,6 +101,7 @@ struct Appliance {
     metrics: Arc<Metrics>,
     steps: Arc<Steps>,
     kem: Arc<KemRing>,
+    response_keys: Arc<ResponseKeys>,
     settlement: Arc<Settlement>,
     create_profile: Arc<CreateProfile>,
     sign: Arc<Sign>,
@@ -155,10 +156,11 @@ impl Appliance {
             token.clone(),
             store.clone(),
             keys.kem,
-            keys.identity,
+            keys.identity.key,
             tenant.unwrap_or_default(),
         );
         let kem = Arc::new(kem.await?);
+        let response_keys = ResponseKeys::open(token.clone(), keys.identity.clone()).await?;
         let steps = Arc::new(Steps {
             store: store.clone(),
             custody,
@@ -197,6 +199,7 @@ impl Appliance {
             metrics,
             steps,
             kem,
+            response_keys: Arc::new(response_keys),
             settlement,
             create_profile,
             sign,
@@ -213,7 +216,7 @@ impl Appliance {
             environment_id: config.environment_id,
             kind: config.environment_kind,
             audience: config.audience.clone(),
-            identity_key: self.keys.identity_public,
+            identity: self.keys.identity.certificate.clone(),
             kem: Arc::clone(&self.kem),
         };
         Api {
@@ -236,8 +239,12 @@ impl Appliance {
     async fn serve(self, mut config: Config) -> Result<(), Failure> {
         let shutdown = CancellationToken::new();
         let readiness = self.readiness();
-        let api = routes::router(self.api(&mut config));
-        let operators = operator::router(Arc::clone(&self.metrics), readiness.clone());
+        let signed = |router| App::signed(router, Arc::clone(&self.response_keys));
+        let api = signed(routes::router(self.api(&mut config)));
+        let operators = signed(operator::router(
+            Arc::clone(&self.metrics),
+            readiness.clone(),
+        ));
         let kind = config.environment_kind;
         let clients = Arc::new(config.clients);
         let entrance = |name, listener: &Listener| {
@@ -303,6 +310,7 @@ impl Appliance {
         Housekeeping {
             steps: Arc::clone(&self.steps),
             kem: Arc::clone(&self.kem),
+            response_keys: Arc::clone(&self.response_keys),
             create_profile: Arc::clone(&self.create_profile),
             sign: Arc::clone(&self.sign),
             pruner: Pruner {
@@ -331,7 +339,7 @@ impl Appliance {
             membership: Arc::clone(&self.steps.membership),
             token: self.token.clone(),
             keks: self.keys.share.values().copied().collect(),
-            identity: self.keys.identity,
+            identity: self.keys.identity.key,
             chains: Arc::clone(&self.chains),
         }
     }
@@ -357,14 +365,10 @@ impl Keys {
                 kem = token.find_kek(&name(tenant, Purpose::Kem)).await?;
             }
         }
-        let label = token::identity_key_label(&environment);
-        let identity = token.find_signing_key(&label).await?;
-        let identity = identity.ok_or_else(|| MissingKey("identity key".to_owned()))?;
         Ok(Self {
             share,
             kem: kem.ok_or_else(|| MissingKey("KEK for KEM keys".to_owned()))?,
-            identity,
-            identity_public: token.public_key(identity).await?,
+            identity: identity::of_token(token, config).await?,
         })
     }
 }

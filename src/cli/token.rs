@@ -191,22 +191,22 @@ impl Environment {
     }
 }
 
-/// Label of the key that signs the environment's other public keys: `cs/<env>/identity/v001`.
+/// Label of a key that signs the environment's other public keys: `cs/<env>/identity/v<NNN>`, from 1.
 #[must_use]
-pub fn identity_key_label(environment: &EnvironmentId) -> String {
-    label(environment, "identity")
+pub fn identity_key_label(environment: &EnvironmentId, epoch: u32) -> String {
+    label(environment, "identity", epoch)
 }
 
 /// Label of the key that signs audit checkpoints: `cs/<env>/audit/v001`.
 #[must_use]
 pub fn audit_key_label(environment: &EnvironmentId) -> String {
-    label(environment, "audit")
+    label(environment, "audit", 1)
 }
 
 /// `<env>` is the first 8 bytes of the id in hex, as in the labels of the key encryption keys.
-fn label(environment: &EnvironmentId, purpose: &str) -> String {
+fn label(environment: &EnvironmentId, purpose: &str, epoch: u32) -> String {
     let short = hex::encode(environment.0.first_chunk::<8>().unwrap_or(&[0; 8]));
-    format!("cs/{short}/{purpose}/v001")
+    format!("cs/{short}/{purpose}/v{epoch:03}")
 }
 
 #[cfg(test)]
@@ -234,8 +234,8 @@ mod tests {
             assert_eq!(Environment::parse(&other), None, "{other:?}");
         }
         assert_eq!(
-            identity_key_label(&PRODUCTION.id),
-            "cs/abababababababab/identity/v001"
+            identity_key_label(&PRODUCTION.id, 2),
+            "cs/abababababababab/identity/v002"
         );
     }
 

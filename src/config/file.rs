@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::identity::{IdentityTable, identity};
 use super::owners::{DevicesTable, GatewayJwtTable, cooling_off, gateway_jwt};
 use super::retention::{RetentionTable, retention};
 use super::secret_file::{self, SecretFileError};
@@ -31,6 +32,8 @@ struct File {
     environment: EnvironmentTable,
     api: ListenerTable,
     operator: ListenerTable,
+    #[serde(default)]
+    identity: IdentityTable,
     hsm: HsmTable,
     #[serde(default)]
     store: StoreTable,
@@ -164,6 +167,10 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         operator: checker.listener("operator", &file.operator, kind)?,
         clients: checker.clients(file.client, &tenants)?,
         tenants,
+        identity: identity(file.identity, checker.directory).map_err(|problem| {
+            let instead = "write the 130 hex digits that `countersignd root show` prints";
+            checker.invalid("identity.roots", problem, instead)
+        })?,
         hsm: checker.hsm(file.hsm)?,
         store: Arc::new(checker.store(file.store)?),
         chains: checker.chains(file.chain, kind)?,

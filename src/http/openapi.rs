@@ -80,7 +80,14 @@ pub fn document() -> Value {
         &Listener {
             roles: &["gateway"],
             servers: None,
-            headers: &["MPC-Instance", "MPC-Mode"],
+            headers: &[
+                "MPC-Instance",
+                "MPC-Mode",
+                "Content-Digest",
+                "Signature-Input",
+                "Signature",
+                "MPC-Response-Key",
+            ],
         },
     );
     paths.extend(described(
@@ -91,7 +98,13 @@ pub fn document() -> Value {
                 "url": "https://localhost:8444",
                 "description": "the operator listener",
             }])),
-            headers: &["MPC-Mode"],
+            headers: &[
+                "MPC-Mode",
+                "Content-Digest",
+                "Signature-Input",
+                "Signature",
+                "MPC-Response-Key",
+            ],
         },
     ));
     document.merge(api);
@@ -293,6 +306,25 @@ fn shared_components() -> Value {
             "MPC-Mode": {
                 "schema": {"type": "string", "const": "development"},
                 "description": "Only in answers of a development environment.",
+            },
+            "Content-Digest": {
+                "schema": text("^sha-256=:[A-Za-z0-9+/]{43}=:$"),
+                "description": "SHA-256 of the body's bytes (RFC 9530).",
+            },
+            "Signature-Input": {
+                "schema": text("^p2=[(].+[)];.+$"),
+                "description": "RFC 9421: label `p2`, over \"@status\" \"content-digest\" and, if the request has one \
+                    well-formed signature `p1`, \"signature\";req;key=\"p1\"; with `created`, `keyid`, `alg` and \
+                    `tag=\"mpc-wallet-p2/1\"`. No other header is covered.",
+            },
+            "Signature": {
+                "schema": text("^p2=:[A-Za-z0-9+/]{86}==:$"),
+                "description": "The appliance's signature over the answer, by its response key: `r ‖ s`, P-256, base64.",
+            },
+            "MPC-Response-Key": {
+                "schema": text("^[A-Za-z0-9_-]{398}$"),
+                "description": "The response key, signed by the identity key, signed by an offline root: \
+                    `mpc/README.md` says byte by byte how.",
             },
             "Retry-After": {
                 "schema": {"type": "integer", "minimum": 1},

@@ -11,7 +11,6 @@ mod refusal;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::http::sign_response::App;
 use crate::http::tls::Entrance;
 use connection::Connection;
 use handshakes::{Handshake, Handshakes};
@@ -29,9 +29,10 @@ use handshakes::{Handshake, Handshakes};
 pub async fn run(
     listener: TcpListener,
     entrance: Arc<Entrance>,
-    app: Router,
+    app: impl Into<App>,
     shutdown: CancellationToken,
 ) {
+    let app = app.into();
     let limits = entrance.limits;
     let slots = limits.max_connections.min(Semaphore::MAX_PERMITS);
     let slots = Arc::new(Semaphore::new(slots));

@@ -11,13 +11,13 @@ use super::retention::Pruner;
 use super::sign::Sign;
 use super::steps::Steps;
 use crate::clock;
-use crate::custody::KemRing;
+use crate::custody::{KemRing, ResponseKeys};
 use crate::sessions::lifecycle::Expire;
 use crate::store::{CommitError, StoreError};
 
 /// How often sessions are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How many of those looks pass between two looks at the KEM keys.
+/// How many of those looks pass between two looks at the keys of the day.
 const KEM_EVERY: u32 = 300;
 /// How many pass between two rounds of deleting what is old.
 const PRUNE_EVERY: u32 = 30;
@@ -28,6 +28,8 @@ pub struct Housekeeping {
     pub steps: Arc<Steps>,
     /// The KEM keys.
     pub kem: Arc<KemRing>,
+    /// What signs answers.
+    pub response_keys: Arc<ResponseKeys>,
     /// Answers of key generations.
     pub create_profile: Arc<CreateProfile>,
     /// Answers of signatures.
@@ -57,16 +59,24 @@ impl Housekeeping {
             self.create_profile.sweep();
             self.sign.sweep();
             round = round.wrapping_add(1);
-            if round.is_multiple_of(KEM_EVERY)
-                && let Err(error) = self.kem.refresh().await
-            {
-                tracing::error!(?error, "the KEM keys could not be refreshed");
+            if round.is_multiple_of(KEM_EVERY) {
+                self.renew().await;
             }
             if round.is_multiple_of(PRUNE_EVERY)
                 && let Err(error) = self.pruner.round(&stop).await
             {
                 error.log("old rows could not be deleted");
             }
+        }
+    }
+
+    /// The keys of the day.
+    async fn renew(&self) {
+        if let Err(error) = self.kem.refresh().await {
+            tracing::error!(?error, "the KEM keys could not be refreshed");
+        }
+        if let Err(error) = self.response_keys.refresh().await {
+            tracing::error!(?error, "the response key could not be replaced");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use countersign_mpc::identity::IdentityDocument;
+use countersign_mpc::identity::{IdentityCertificate, IdentityDocument};
 
 use super::Error;
 use crate::custody::KemRing;
@@ -16,8 +16,8 @@ pub struct ShowIdentity {
     pub kind: EnvironmentKind,
     /// What wallets sign as `MPC-Audience`.
     pub audience: String,
-    /// The HSM identity key, uncompressed SEC1.
-    pub identity_key: [u8; 65],
+    /// The HSM identity key, as its root certifies it.
+    pub identity: IdentityCertificate,
     /// The KEM keys.
     pub kem: Arc<KemRing>,
 }
@@ -36,7 +36,7 @@ impl ShowIdentity {
             environment_id: self.environment_id.0,
             environment_kind: self.kind.as_str().to_owned(),
             audience: self.audience.clone(),
-            identity_key: self.identity_key,
+            identity: self.identity.clone(),
             kem,
         })
     }

@@ -75,8 +75,12 @@ fn a40_production_refuses_a_software_token_and_leaves_nothing() {
     let ca = site.path("ca.pem");
     fs::write(&ca, "").unwrap();
     let ca = ca.to_str().unwrap();
+    let root = site.command(&["root", "new", "--out"]);
+    let root = { root }.arg(site.path("root.pem")).output().unwrap();
+    let root = text(&root.stdout);
     let output = site
         .init("production", "env")
+        .args(["--root", root.trim()])
         .args([
             "--audience",
             "signer.example",

@@ -22,6 +22,7 @@ mod first_light;
 mod front_door;
 mod gateway;
 mod gateway_jwt;
+mod identity;
 mod instances;
 mod lifecycle;
 mod limits;

@@ -118,7 +118,7 @@ pub(super) async fn request_offer(
     let offer = match appliance.call::<Prepared>(wallet, &request).await {
         Err(error) => {
             // Refused for good: there is nothing to continue.
-            if matches!(&error, ClientError::Call(CallError::Server(refusal)) if refusal.retry != Retry::Same)
+            if matches!(&error, ClientError::Call(CallError::Server(refusal)) if refusal.is_of_this_request() && refusal.retry != Retry::Same)
             {
                 wallet.set_payment(None)?;
             }

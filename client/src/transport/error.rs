@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
+use super::AnswerError;
 use crate::api::Retry;
 
 /// The exchange did not take place or gave no usable answer. Whether the server acted on it is unknown.
@@ -44,6 +45,12 @@ pub enum TransportError {
     /// The connection broke or timed out after the request may have left.
     #[error("the connection broke before the answer arrived")]
     Interrupted(#[source] reqwest::Error),
+    /// Somebody else answered, or altered the answer.
+    #[error(
+        "an answer came that is not the appliance's: what stands between this device and the appliance, such as the gateway, \
+         answers in its name or alters answers. Nothing of it was believed"
+    )]
+    Unbelievable(#[source] AnswerError),
     /// The answer is longer than any honest one.
     #[error("the answer is too long")]
     TooLarge,
@@ -84,6 +91,15 @@ pub enum CallError {
     Server(ServerError),
 }
 
+impl ServerError {
+    /// Whether it must be the answer to the request as it was sent. A refusal that is given before the owner is known also
+    /// comes, genuinely signed, when somebody altered the request on its way and left its signature.
+    #[must_use]
+    pub fn is_of_this_request(&self) -> bool {
+        !matches!(self.status, 400 | 401 | 404 | 405 | 413)
+    }
+}
+
 impl TransportError {
     pub(super) fn from_exchange(error: reqwest::Error) -> Self {
         // The URL is the configured one and adds nothing.
@@ -100,7 +116,11 @@ impl CallError {
     /// Whether sending the identical request again is right.
     pub(super) fn same_again(&self) -> bool {
         match self {
-            Self::Transport(TransportError::Connect(_) | TransportError::Interrupted(_)) => true,
+            Self::Transport(
+                TransportError::Connect(_)
+                | TransportError::Interrupted(_)
+                | TransportError::Unbelievable(_),
+            ) => true,
             Self::Transport(_) => false,
             Self::Server(error) => error.retry == Retry::Same,
         }

@@ -10,6 +10,7 @@
 mod support;
 
 mod a01_client;
+mod a33_client;
 mod cli;
 mod create;
 mod keystore;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use countersign_client::{
     Appliance, ClientError, Config,
     api::{self, Profile},
-    identity::IdentityError,
     keystore::Wallet,
     transport::{CallError, Request, SignedRequest, TransportError},
 };
@@ -80,12 +79,20 @@ async fn all_requests_of_a_session_are_routed_alike() {
 async fn only_the_pinned_appliance_is_sealed_to() {
     let bench = Bench::start().await;
     let genuine = bench.server.config(bench.directory.path());
-    let cases: [(Change, &str); 3] = [
-        (|config| config.environment_id[0] ^= 1, "not the appliance"),
-        (|config| config.identity_key[40] ^= 1, "not the appliance"),
-        (|config| config.audience.push('x'), "audience"),
+    let cases: [(Change, u8, &str); 3] = [
+        (
+            |config| config.environment_id[0] ^= 1,
+            13,
+            "not the appliance's",
+        ),
+        (
+            |config| config.root_keys[0][40] ^= 1,
+            13,
+            "not the appliance's",
+        ),
+        (|config| config.audience.push('x'), 8, "audience"),
     ];
-    for (change, expected) in cases {
+    for (change, code, expected) in cases {
         let mut config = genuine.clone();
         change(&mut config);
         let error = Appliance::new(config)
@@ -94,11 +101,8 @@ async fn only_the_pinned_appliance_is_sealed_to() {
             .await
             .err()
             .unwrap();
-        assert!(
-            matches!(error, ClientError::Identity(_)) && error.to_string().contains(expected),
-            "{error}"
-        );
-        assert_eq!(error.exit_code(), 8);
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.exit_code(), code);
     }
     let mut config = genuine;
     config.environment_kind = countersign_client::config::EnvironmentKind::Production;
@@ -108,10 +112,19 @@ async fn only_the_pinned_appliance_is_sealed_to() {
         .await
         .err()
         .unwrap();
-    assert!(matches!(
-        error,
-        ClientError::Identity(IdentityError::Kind { .. })
-    ));
+    assert_eq!(error.exit_code(), 13, "{error}");
+}
+
+#[tokio::test]
+async fn a_spare_root_is_as_good_as_the_first() {
+    let bench = Bench::start().await;
+    let mut config = bench.server.config(bench.directory.path());
+    let unused = p256::ecdsa::SigningKey::from_slice(&[4; 32]).unwrap();
+    let unused = unused.verifying_key().to_sec1_point(false);
+    config
+        .root_keys
+        .insert(0, unused.as_bytes().try_into().unwrap());
+    assert!(Appliance::new(config).unwrap().identity().await.is_ok());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Options, PostgresArgs};
 use crate::chain::NodeUrl;
-use crate::config::{Hsm, HsmProfile, PostgresTable, StoreProblem};
+use crate::config::{Hsm, HsmProfile, PostgresTable, StoreProblem, root_key};
 use crate::domain::EnvironmentKind;
 use crate::identity::certificate::{Role, SubjectName};
 use crate::store::Location;
@@ -37,6 +37,10 @@ pub(super) struct Client {
     pub(super) role: Role,
 }
 
+/// `--root HEX`
+#[derive(Clone)]
+pub(super) struct RootKey(pub(super) [u8; 65]);
+
 /// Server certificate, key and client CA.
 pub(super) enum Pki {
     /// Make them (development).
@@ -61,6 +65,8 @@ pub(super) struct Plan {
     pub(super) operator_listen: SocketAddr,
     pub(super) rpc: Vec<Rpc>,
     pub(super) pki: Pki,
+    /// The offline roots (production).
+    pub(super) roots: Vec<[u8; 65]>,
     pub(super) location: Arc<Location>,
     /// What the configuration says of [`Plan::location`], if it is a PostgreSQL server.
     pub(super) postgres: Option<PostgresTable>,
@@ -131,6 +137,7 @@ impl Plan {
             operator_listen: options.operator_listen,
             rpc: options.rpc.clone(),
             pki,
+            roots: options.root.iter().map(|root| root.0).collect(),
             location: Arc::new(location),
             postgres,
         })
@@ -198,6 +205,7 @@ fn development(options: &Options) -> Result<(String, Pki), PlanError> {
         ("--client-ca", options.client_ca.is_some()),
         ("--crl", !options.crl.is_empty()),
         ("--client", !options.client.is_empty()),
+        ("--root", !options.root.is_empty()),
     ];
     match surplus.iter().find(|(_, given)| *given) {
         Some((name, _)) => Err(PlanError::Surplus(name)),
@@ -229,6 +237,10 @@ fn production(options: &Options) -> Result<(String, Pki), PlanError> {
     };
     given(options.crl.first(), "--crl")?;
     given(options.client.first(), "--client")?;
+    given(
+        options.root.first(),
+        "--root (countersignd root new makes one)",
+    )?;
     Ok((audience, pki))
 }
 
@@ -260,6 +272,12 @@ pub(super) fn rpc(text: &str) -> Result<Rpc, &'static str> {
         chain_id,
         url: url.to_owned(),
     })
+}
+
+pub(super) fn root(text: &str) -> Result<RootKey, &'static str> {
+    root_key(text)
+        .map(RootKey)
+        .ok_or("write the 130 hex digits that countersignd root show prints")
 }
 
 pub(super) fn client(text: &str) -> Result<Client, &'static str> {

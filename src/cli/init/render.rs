@@ -30,11 +30,11 @@ pub(super) fn write(
     plan: &Plan,
     paths: &Paths,
     environment: &Environment,
-    identity_key: &[u8; 65],
+    roots: &[[u8; 65]],
 ) -> Result<(), Failure> {
     if matches!(plan.pki, Pki::Made) {
         certificates(plan, &paths.pki)?;
-        let text = client_toml(plan, environment, identity_key);
+        let text = client_toml(plan, environment, roots);
         files::write(&paths.client, &text, Access::Private)?;
     }
     for rpc in plan.rpc.iter().filter(|rpc| !is_plain(rpc)) {
@@ -46,7 +46,7 @@ pub(super) fn write(
     }
     files::write(
         &paths.config,
-        &config_toml(plan, environment),
+        &config_toml(plan, environment, roots),
         Access::Private,
     )?;
     Ok(())
@@ -97,7 +97,7 @@ fn server_names(plan: &Plan) -> Result<Vec<SanType>, rcgen::Error> {
     Ok(names)
 }
 
-fn client_toml(plan: &Plan, environment: &Environment, identity_key: &[u8; 65]) -> String {
+fn client_toml(plan: &Plan, environment: &Environment, roots: &[[u8; 65]]) -> String {
     let mut text = format!(
         "# How a wallet reaches this appliance, and the key it pins. Paths are relative to this file.\n\
          url = {url}\n\
@@ -108,13 +108,13 @@ fn client_toml(plan: &Plan, environment: &Environment, identity_key: &[u8; 65]) 
          environment_id = \"{id}\"\n\
          environment_kind = \"{kind}\"\n\
          tenant = \"{TENANT}\"\n\
-         # Public identity key of the appliance: P-256, SEC1 uncompressed.\n\
-         identity_key = \"{key}\"\n",
+         # Public keys of the offline roots that vouch for the appliance: P-256, SEC1 uncompressed.\n\
+         root_keys = {roots}\n",
         url = quoted(format_args!("https://{}", reachable(plan.listen))),
         audience = quoted(&plan.audience),
         id = environment.id,
         kind = environment.kind,
-        key = hex::encode(identity_key),
+        roots = hex_list(roots),
     );
     for rpc in &plan.rpc {
         append(
@@ -128,7 +128,7 @@ fn client_toml(plan: &Plan, environment: &Environment, identity_key: &[u8; 65]) 
     text
 }
 
-fn config_toml(plan: &Plan, environment: &Environment) -> String {
+fn config_toml(plan: &Plan, environment: &Environment, roots: &[[u8; 65]]) -> String {
     let (profile, pin) = (profile_text(&plan.hsm.profile), plan.hsm.pin_file.display());
     let tls = tls_toml(&plan.pki);
     let listener =
@@ -139,6 +139,8 @@ fn config_toml(plan: &Plan, environment: &Environment) -> String {
          audience = {audience}\n\
          \n[environment]\nid = \"{id}\"\nkind = \"{kind}\"\n\
          {api}{operator}\
+         \n# Who vouches for this appliance's identity key; wallets pin the same roots.\n\
+         [identity]\ncertificate = \"identity/certificate.json\"\nroots = {roots}\n\
          \n[hsm]\nmodule = {module}\ntoken_label = {label}\npin_file = {pin}\nprofile = {profile}\n\
          {store}\
          \n[[tenant]]\nname = \"{TENANT}\"\n",
@@ -151,6 +153,7 @@ fn config_toml(plan: &Plan, environment: &Environment) -> String {
         label = quoted(&plan.hsm.token_label),
         pin = quoted(pin),
         profile = quoted(profile),
+        roots = hex_list(roots),
         store = store_toml(plan.postgres.as_ref()),
     );
     if environment.kind == EnvironmentKind::Development {
@@ -275,6 +278,12 @@ fn is_plain(rpc: &Rpc) -> bool {
 
 fn url_file(rpc: &Rpc) -> String {
     format!("chain-{}.url", rpc.chain_id)
+}
+
+/// A TOML array of keys.
+fn hex_list(keys: &[[u8; 65]]) -> String {
+    let keys: Vec<_> = keys.iter().map(|key| quoted(hex::encode(key))).collect();
+    format!("[{}]", keys.join(", "))
 }
 
 /// A TOML string.

@@ -12,6 +12,9 @@ struct Arguments {
     options: Options,
 }
 
+/// Public key of the private key 1.
+const ROOT: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+
 fn plan(more: &str) -> Result<Plan, String> {
     let base = "init --dir env --hsm-module m.so --token-label t --pin-file pin";
     let words = base.split(' ').chain(more.split(' '));
@@ -25,10 +28,11 @@ fn development_makes_its_certificates_and_production_brings_them() {
     assert!(matches!(development.pki, Pki::Made));
     assert_eq!(development.audience, "countersign.test");
     assert!(development.directory.is_absolute() && development.hsm.module.is_absolute());
-    let production = plan(
+    let production = plan(&format!(
         "--kind production --audience signer.example --certificate Cargo.toml --key Cargo.toml \
-         --client-ca Cargo.toml --crl Cargo.toml --client spiffe://a.example/gw=gateway --rpc 1=https://rpc.example/token",
-    );
+         --client-ca Cargo.toml --crl Cargo.toml --client spiffe://a.example/gw=gateway --root {ROOT} \
+         --rpc 1=https://rpc.example/token",
+    ));
     assert!(matches!(production.unwrap().pki, Pki::Brought { .. }));
 }
 
@@ -47,6 +51,12 @@ fn options_that_do_not_fit_together_are_refused() {
             "also give --client",
         ),
         ("--kind development --crl l", "leave out --crl"),
+        (
+            "--kind production --audience a --certificate Cargo.toml --key Cargo.toml --client-ca Cargo.toml \
+             --crl Cargo.toml --client dns:gw=gateway",
+            "also give --root",
+        ),
+        ("--kind production --root 04", "write the 130 hex digits"),
         (
             "--kind production --audience a --certificate absent.pem",
             "absent.pem is not a usable path",

@@ -91,7 +91,15 @@ fn what_is_described_beside_its_type_has_the_fields_of_its_type() {
         environment_id: [0; 32],
         environment_kind: String::new(),
         audience: String::new(),
-        identity_key: [0; 65],
+        identity: countersign_mpc::identity::IdentityCertificate {
+            environment_id: [0; 32],
+            environment_kind: "development".to_owned(),
+            key: [0; 65],
+            serial: 0,
+            not_before: 0,
+            not_after: 0,
+            signature: [0; 64],
+        },
         kem: countersign_mpc::identity::KemDocument {
             kid: String::new(),
             public_key: [0; 32],

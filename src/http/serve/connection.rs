@@ -6,10 +6,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -21,7 +20,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::activity::Activity;
@@ -33,6 +31,7 @@ use crate::domain::EnvironmentKind;
 use crate::http::deadline::Deadline;
 use crate::http::error::ApiError;
 use crate::http::quota::Quota;
+use crate::http::sign_response::App;
 use crate::http::tls::{Entrance, Trust};
 use crate::identity::certificate::ClientIdentity;
 use crate::telemetry::metrics::{ConnectionRefusal, ConnectionStage};
@@ -54,7 +53,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) struct Connection {
     pub(super) entrance: Arc<Entrance>,
-    pub(super) app: Router,
+    pub(super) app: App,
     pub(super) slots: Arc<Semaphore>,
     pub(super) shutdown: CancellationToken,
 }
@@ -231,18 +230,19 @@ impl Connection {
         let waits = parts.headers.contains_key(header::EXPECT);
         let (body, unread) = Deadline::new(body, body_timeout);
         let mut request = Request::from_parts(parts, Body::new(body));
-        let admitted = client.map(|client| {
-            let extensions = request.extensions_mut();
-            extensions.insert(Arc::clone(&client.identity));
-            extensions.insert(Arc::clone(&client.quota));
-            self.app.clone().oneshot(request)
-        });
+        let refusal = match client {
+            Some(client) => {
+                let extensions = request.extensions_mut();
+                extensions.insert(Arc::clone(&client.identity));
+                extensions.insert(Arc::clone(&client.quota));
+                None
+            }
+            None => Some(ApiError::forbidden_role()),
+        };
+        let answer = self.app.answer(request, refusal);
         let kind = self.entrance.kind;
         async move {
-            let mut response = match admitted {
-                Some(response) => response.await?,
-                None => ApiError::forbidden_role().into_response(),
-            };
+            let mut response = answer.await;
             mark(kind, &mut response);
             // Who waits to be told to send is not told to.
             if !waits {

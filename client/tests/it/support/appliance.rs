@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     pki,
-    protocol::{Answer, Protocol, refusal},
+    protocol::{Answer, Protocol, SignedAnswer, refusal},
 };
 
 pub(crate) const AUDIENCE: &str = "signer.example";
@@ -50,6 +50,9 @@ impl Fault {
     }
 }
 
+/// What the gateway does to answers: told the request's path, it alters an answer or puts another in its place.
+pub(crate) type Meddling = Box<dyn FnMut(&str, &mut SignedAnswer, &Protocol) + Send>;
+
 /// Handle to the running appliance.
 pub(crate) struct FakeAppliance {
     address: std::net::SocketAddr,
@@ -60,6 +63,7 @@ struct Shared {
     protocol: Mutex<Protocol>,
     /// While set, every connection breaks before anything is processed.
     offline: AtomicBool,
+    meddling: Mutex<Option<Meddling>>,
     /// What each request would be routed by: its path and its `MPC-Session`.
     routes: Mutex<Vec<(String, Option<String>)>>,
     /// Key exchange of the last connection.
@@ -75,6 +79,7 @@ impl FakeAppliance {
         let shared = Arc::new(Shared {
             protocol: Mutex::new(Protocol::new()),
             offline: AtomicBool::new(false),
+            meddling: Mutex::default(),
             routes: Mutex::default(),
             key_exchange: Mutex::new(None),
         });
@@ -87,17 +92,29 @@ impl FakeAppliance {
     }
 
     pub(crate) fn config_text(&self) -> String {
-        let (environment_id, identity_key) = self.protocol(|protocol| protocol.pins());
+        let (environment_id, root) = self.protocol(|protocol| protocol.pins());
         format!(
             "url = \"https://{}\"\nca = \"ca.pem\"\ncertificate = \"gateway.pem\"\nkey = \"gateway-key.pem\"\n\
              audience = \"{AUDIENCE}\"\nenvironment_id = \"{environment_id}\"\nenvironment_kind = \"development\"\n\
-             tenant = \"default\"\nidentity_key = \"{identity_key}\"\n[[chain]]\nid = 31337\n",
+             tenant = \"default\"\nroot_keys = [\"{root}\"]\n[[chain]]\nid = 31337\n",
             self.address
         )
     }
 
     pub(crate) fn fault(&self, fault: Fault) {
         self.protocol(|protocol| protocol.faults.push(fault));
+    }
+
+    /// From now on every answer passes through `meddling`.
+    pub(crate) fn meddle(
+        &self,
+        meddling: impl FnMut(&str, &mut SignedAnswer, &Protocol) + Send + 'static,
+    ) {
+        *self.shared.meddling.lock().unwrap() = Some(Box::new(meddling));
+    }
+
+    pub(crate) fn behave(&self) {
+        *self.shared.meddling.lock().unwrap() = None;
     }
 
     pub(crate) fn set_offline(&self, offline: bool) {
@@ -179,11 +196,18 @@ async fn answer(
     let Answer::Ok((status, json)) = outcome else {
         return Err("lost answer");
     };
-    Ok(Response::builder()
-        .status(StatusCode::from_u16(status).unwrap())
-        .header("content-type", "application/json")
-        .body(Full::new(serde_json::to_vec(&json).unwrap().into()))
-        .unwrap())
+    let body = serde_json::to_vec(&json).unwrap();
+    let mut answer = protocol.sign_answer(status, body, header("signature").as_deref(), 0);
+    if let Some(meddling) = shared.meddling.lock().unwrap().as_mut() {
+        meddling(&path, &mut answer, &protocol);
+    }
+    let mut response = Response::builder()
+        .status(StatusCode::from_u16(answer.status).unwrap())
+        .header("content-type", "application/json");
+    for (name, value) in answer.headers {
+        response = response.header(name, value);
+    }
+    Ok(response.body(Full::new(answer.body.into())).unwrap())
 }
 
 /// The owner's proof, as the appliance checks it. Request 1 of a key generation brings its own key.

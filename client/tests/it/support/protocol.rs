@@ -9,9 +9,14 @@ use countersign_mpc::{
     binding::{KeygenBinding, Purpose, SignBinding},
     canary::CanaryDigest,
     envelope::{EnvelopeInfo, KemSecretKey, MessageType, ResponseSealer, open_request},
-    identity::{IdentityDocument, KemDocument, kem_statement},
+    identity::{
+        IdentityCertificate, IdentityDocument, KemDocument, ResponseKeyStatement, encode_chain,
+        kem_statement, response_key_id, response_key_statement,
+    },
     keygen::{P2AfterRound1, P2Canary, p2_round_1 as keygen_round_1},
+    lp::Lp,
     owner_proof::PublicKey,
+    response_proof,
     share::P2Share,
     sign::{P2SignKept, p2_round_1 as sign_round_1},
 };
@@ -42,7 +47,9 @@ pub(crate) struct Protocol {
     /// Kinds of the requests processed, in order.
     pub(crate) log: Vec<String>,
     kem: KemSecretKey,
+    root: SigningKey,
     identity: SigningKey,
+    response: SigningKey,
     devices: HashMap<String, PublicKey>,
     replies: HashMap<Vec<u8>, (u16, Value)>,
     pub(crate) idempotency: HashMap<String, Vec<u8>>,
@@ -69,6 +76,24 @@ pub(crate) struct Session {
     kept: Option<P2SignKept>,
 }
 
+/// An answer on its way, which tests may alter.
+#[derive(Clone)]
+pub(crate) struct SignedAnswer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    pub(crate) headers: HashMap<&'static str, String>,
+}
+
+fn point(key: &SigningKey) -> [u8; 65] {
+    let point = key.verifying_key().to_sec1_point(false);
+    point.as_bytes().try_into().unwrap()
+}
+
+fn signed(key: &SigningKey, statement: Lp) -> [u8; 64] {
+    let signature: Signature = key.sign(&statement.finish());
+    signature.to_bytes().into()
+}
+
 /// An error answer in the API's shape.
 pub(crate) fn refusal(status: u16, code: &str, retry: &str) -> (u16, Value) {
     (
@@ -88,7 +113,9 @@ impl Protocol {
             signed: Vec::new(),
             log: Vec::new(),
             kem: KemSecretKey::generate().unwrap(),
+            root: SigningKey::from_slice(&[3; 32]).unwrap(),
             identity: SigningKey::from_slice(&[7; 32]).unwrap(),
+            response: SigningKey::from_slice(&[8; 32]).unwrap(),
             devices: HashMap::new(),
             replies: HashMap::new(),
             idempotency: HashMap::new(),
@@ -96,17 +123,9 @@ impl Protocol {
         }
     }
 
-    /// Environment id and identity key as hex.
+    /// Environment id and root key as hex.
     pub(crate) fn pins(&self) -> (String, String) {
-        (
-            hex::encode(ENVIRONMENT),
-            hex::encode(
-                self.identity
-                    .verifying_key()
-                    .to_sec1_point(false)
-                    .as_bytes(),
-            ),
-        )
+        (hex::encode(ENVIRONMENT), hex::encode(point(&self.root)))
     }
 
     pub(crate) fn device(&self, thumbprint: &str) -> Option<PublicKey> {
@@ -116,24 +135,80 @@ impl Protocol {
     pub(crate) fn identity(&self) -> Value {
         let key = self.kem.public_key().to_bytes();
         let now = u64::try_from(clock::now()).unwrap();
-        let signature: Signature = self
-            .identity
-            .sign(&kem_statement(&ENVIRONMENT, "k1", &key, now, now + 3600).finish());
-        let point = self.identity.verifying_key().to_sec1_point(false);
+        let statement = kem_statement(&ENVIRONMENT, "k1", &key, now, now + 3600);
         serde_json::to_value(IdentityDocument {
             environment_id: ENVIRONMENT,
             environment_kind: "development".into(),
             audience: AUDIENCE.into(),
-            identity_key: point.as_bytes().try_into().unwrap(),
+            identity: self.certificate(now),
             kem: KemDocument {
                 kid: "k1".into(),
                 public_key: key,
                 not_before: now,
                 not_after: now + 3600,
-                signature: signature.to_bytes().into(),
+                signature: signed(&self.identity, statement),
             },
         })
         .unwrap()
+    }
+
+    fn certificate(&self, now: u64) -> IdentityCertificate {
+        let mut certificate = IdentityCertificate {
+            environment_id: ENVIRONMENT,
+            environment_kind: "development".into(),
+            key: point(&self.identity),
+            serial: 1,
+            not_before: now - 60,
+            not_after: now + 86_400,
+            signature: [0; 64],
+        };
+        certificate.signature = signed(&self.root, certificate.statement());
+        certificate
+    }
+
+    /// `MPC-Response-Key` for a key that is valid until `not_after`.
+    fn chain(&self, not_after: u64) -> String {
+        let (key, not_before) = (point(&self.response), not_after - 3600);
+        let statement = response_key_statement(&ENVIRONMENT, &key, not_before, not_after);
+        let statement = ResponseKeyStatement {
+            key,
+            not_before,
+            not_after,
+            signature: signed(&self.identity, statement),
+        };
+        encode_chain(&self.certificate(not_before), &statement)
+    }
+
+    /// Signs an answer to the request with this `Signature` header, `ago` seconds ago.
+    pub(crate) fn sign_answer(
+        &self,
+        status: u16,
+        body: Vec<u8>,
+        request: Option<&str>,
+        ago: i64,
+    ) -> SignedAnswer {
+        let request = request.and_then(response_proof::request_signature);
+        let created = clock::now() - ago;
+        let kid = response_key_id(&point(&self.response));
+        let parameters = response_proof::parameters(request.is_some(), created, &kid);
+        let digest = response_proof::content_digest(&body);
+        let base = response_proof::signature_base(status, &digest, request, &parameters);
+        let raw: Signature = self.response.sign(base.as_bytes());
+        let (input, signature) = response_proof::headers(&parameters, &raw.to_bytes());
+        SignedAnswer {
+            status,
+            body,
+            headers: [
+                ("content-digest", digest),
+                ("signature-input", input),
+                ("signature", signature),
+                (
+                    "mpc-response-key",
+                    self.chain(u64::try_from(created).unwrap() + 3000),
+                ),
+            ]
+            .into(),
+        }
     }
 
     /// One owner-signed request.

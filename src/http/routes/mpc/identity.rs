@@ -24,10 +24,32 @@ pub(crate) struct Described {
     environment_kind: String,
     /// The value of the `MPC-Audience` header.
     audience: String,
-    /// The identity key in the HSM: P-256, uncompressed SEC1, in hex.
-    #[schema(pattern = "^04[0-9a-f]{128}$")]
-    identity_key: String,
+    identity: DescribedCertificate,
     kem: DescribedKem,
+}
+
+/// The identity key in the HSM, signed by an offline root.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = IdentityCertificate)]
+struct DescribedCertificate {
+    /// The environment it is valid in, in hex.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    environment_id: String,
+    #[schema(pattern = "^(production|development)$")]
+    environment_kind: String,
+    /// P-256, uncompressed SEC1, in hex.
+    #[schema(pattern = "^04[0-9a-f]{128}$")]
+    key: String,
+    /// Grows with every certificate.
+    serial: u64,
+    /// The first second of its validity, since the Unix epoch.
+    not_before: u64,
+    /// The last second of its validity.
+    not_after: u64,
+    /// The root's signature, P-256 `r ‖ s` over the statement of `mpc/README.md`, in hex.
+    #[schema(pattern = "^[0-9a-f]{128}$")]
+    signature: String,
 }
 
 /// The key to which messages are sealed, signed by the identity key.
