@@ -15,6 +15,7 @@
 mod bare;
 mod dealt;
 mod front_door;
+mod handshakes;
 mod machine;
 mod rig;
 mod sessions;
@@ -77,6 +78,7 @@ async fn measure() {
 
     let fixtures = dealt::Fixtures::new(&rig, dealt).await;
     front_door::measure(&rig, &fixtures, &mut table).await;
+    handshakes::measure(&rig, &mut table).await;
     fixtures.insert(&rig, 10 - WALLETS).await;
     start_up(&mut rig, 10, &mut table).await;
     sessions::measure(&mut rig, &fixtures, OPEN_SESSIONS, &mut table).await;

@@ -29,6 +29,7 @@ pub(crate) struct Rig {
     node_url: String,
     http: reqwest::Client,
     operator: Transport,
+    operator_port: u16,
 }
 
 /// A running server.
@@ -72,7 +73,11 @@ impl Rig {
         let file = environment.join("countersignd.toml");
         let text = fs::read_to_string(&file).unwrap();
         // One client asks for all wallets, as fast as it can.
-        let text = text.replace("[api]\n", "[api]\nrequests_per_second = 100000\n");
+        let text = ["[api]\n", "[operator]\n"]
+            .iter()
+            .fold(text, |text, table| {
+                text.replace(table, &format!("{table}requests_per_second = 100000\n"))
+            });
         fs::write(&file, text).unwrap();
         let config = Config::load(&environment.join("client.toml")).unwrap();
         let mut of_operator = config.clone();
@@ -81,6 +86,7 @@ impl Rig {
         of_operator.key = environment.join("pki/operator-key.pem");
         Self {
             operator: Transport::new(&of_operator).unwrap(),
+            operator_port: operator,
             client: Appliance::new(config).unwrap(),
             directory,
             node: start_node(node_port),
@@ -193,7 +199,13 @@ impl Rig {
         self.directory.path().join(name)
     }
 
-    fn environment(&self) -> PathBuf {
+    /// Where the operator listener is.
+    pub(crate) fn operator_address(&self) -> String {
+        format!("127.0.0.1:{}", self.operator_port)
+    }
+
+    /// The directory that `init` filled.
+    pub(crate) fn environment(&self) -> PathBuf {
         self.path("env")
     }
 }
