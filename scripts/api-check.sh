@@ -10,6 +10,7 @@ CHAIN=31337
 scripts/setup.sh softhsm peers programs
 cargo build --locked --workspace --bins
 bin=$(target_dir)/debug
+python3 -c "import tomllib" || die "Python 3.11 or later is needed"
 tools=$PWD/target/api-check
 if ! cmp -s tests/api-check/requirements.txt "$tools/installed"; then
     say "installing schemathesis into target/api-check"
@@ -75,8 +76,6 @@ get openapi.json >"$dir/openapi.json"
 
 export API_CHECK_DIR=$dir API_CHECK_CHAIN=$CHAIN API_CHECK_DOCUMENT=$dir/openapi.json
 export API_CHECK_WALLET=$dir/wallet/wallets/checked.wallet
-API_CHECK_AUDIENCE=$(sed -n 's/^audience = "\(.*\)"/\1/p' "$dir/env/client.toml")
-export API_CHECK_AUDIENCE
 export API_CHECK_ORIGIN=https://$api API_CHECK_PKI=$pki
 export PYTHONPATH=$PWD/tests/api-check SCHEMATHESIS_HOOKS=hooks PYTHONDONTWRITEBYTECODE=1
 

@@ -5,6 +5,8 @@ import collections
 import json
 import os
 import re
+import time
+import tomllib
 
 import owner_proof
 import requests
@@ -17,7 +19,9 @@ from schemathesis.openapi.checks import RejectedPositiveData
 
 MODE = os.environ["API_CHECK"]
 DIRECTORY = os.environ["API_CHECK_DIR"]
-AUDIENCE = os.environ["API_CHECK_AUDIENCE"]
+with open(os.path.join(DIRECTORY, "env", "client.toml"), "rb") as file:
+    CLIENT = tomllib.load(file)
+AUDIENCE = CLIENT["audience"]
 ORIGIN = os.environ["API_CHECK_ORIGIN"]
 PKI = os.environ["API_CHECK_PKI"]
 CHAIN = int(os.environ["API_CHECK_CHAIN"])
@@ -37,6 +41,16 @@ PROOF = {
     for name in ("MPC-Audience", "Content-Digest", "Signature-Input", "Signature")
 }
 answers = collections.Counter()
+
+
+def tests_headers(case) -> bool:
+    """Whether the headers are what is wrong on purpose. Headers of the proof are never right as they are made."""
+    if case.meta is None:
+        return False
+    location = case.meta.phase.data.parameter_location
+    if location is not None:
+        return location == ParameterLocation.HEADER
+    return case.meta.is_negative_at(ParameterLocation.HEADER)
 
 
 def signed(operation) -> bool:
@@ -83,7 +97,7 @@ prepare()
 @schemathesis.hook
 def before_call(context, case, kwargs):
     if MODE == "signed" and signed(case.operation):
-        broken = case.meta is not None and case.meta.is_negative_at(ParameterLocation.HEADER)
+        broken = tests_headers(case)
         if isinstance(case.body, dict) and "name" in case.body and not broken:
             # Only the first of the three requests needs it, which the description of one header cannot say.
             case.headers.setdefault("Idempotency-Key", "api-check-" + os.urandom(8).hex())
@@ -112,6 +126,32 @@ def map_body(context, body):
     share = body.get("clientShare")
     if isinstance(share, dict) and type(share.get("publicKey")) in (dict, str) and type(share.get("keyId")) is str:
         share["publicKey"], share["keyId"] = DEVICE.jwk, DEVICE.thumbprint
+    # A device that is new, and its statement.
+    proof = body.get("proof")
+    if context.operation.definition.raw["operationId"] == "enrolDevice" and isinstance(proof, dict):
+        name, until = body.get("name"), proof.get("expires")
+        if isinstance(name, str) and name == name.strip() and type(until) is int and type(proof.get("nonce")) is str:
+            device, nonce = owner_proof.DeviceKey(os.urandom(31)), os.urandom(16)
+            expires = int(time.time()) + until % 80_000 + 60
+            body["publicKey"] = device.jwk
+            proof.update(
+                nonce=owner_proof.base64url(nonce),
+                expires=expires,
+                signature=owner_proof.base64url(
+                    device.sign(
+                        owner_proof.length_prefixed(
+                            b"device-enrol/1",
+                            bytes.fromhex(CLIENT["environment_id"]),
+                            CLIENT["tenant"].encode(),
+                            ids["profile"].encode(),
+                            name.encode(errors="replace"),
+                            device.thumbprint.encode(),
+                            nonce,
+                            expires.to_bytes(8),
+                        )
+                    )
+                ),
+            )
     # Half of the transactions are such that the chain accepts them.
     if isinstance(body.get("to"), str) and isinstance(body.get("value"), str) and len(body["value"]) % 2 == 0:
         if re.fullmatch("0x[0-9a-fA-F]{40}", body["to"]) and body["value"].isdecimal():
@@ -144,6 +184,9 @@ BEYOND_A_SCHEMA = {
     ("sign", "INVALID_KEY_SHARE"),
     ("prepareTransaction", "INVALID_REQUEST"),
     ("prepareTransaction", "IDEMPOTENCY_MISMATCH"),
+    ("enrolDevice", "INVALID_REQUEST"),
+    ("enrolDevice", "IDEMPOTENCY_MISMATCH"),
+    ("revokeDevice", "IDEMPOTENCY_MISMATCH"),
 }
 
 

@@ -16,6 +16,11 @@ def base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
+def length_prefixed(*parts: bytes) -> bytes:
+    """LP of mpc/README.md: each part after its length in four bytes, big-endian."""
+    return b"".join(len(part).to_bytes(4) + part for part in parts)
+
+
 class DeviceKey:
     def __init__(self, secret: bytes):
         self.key = ec.derive_private_key(int.from_bytes(secret), ec.SECP256R1())

@@ -40,13 +40,21 @@ pub(crate) struct Request {
 #[schema(as = EnrolmentProof)]
 struct Proof {
     /// 16 bytes, base64url, fresh.
-    #[schema(min_length = 22, max_length = 22, pattern = "^[A-Za-z0-9_-]{22}$")]
+    #[schema(
+        min_length = 22,
+        max_length = 22,
+        pattern = "^[A-Za-z0-9_-]{21}[AQgw]$"
+    )]
     nonce: String,
     /// Seconds since the Unix epoch; at most a day ahead.
     #[schema(minimum = 0)]
     expires: i64,
     /// 64 bytes, base64url.
-    #[schema(min_length = 86, max_length = 86, pattern = "^[A-Za-z0-9_-]{86}$")]
+    #[schema(
+        min_length = 86,
+        max_length = 86,
+        pattern = "^[A-Za-z0-9_-]{85}[AQgw]$"
+    )]
     signature: String,
 }
 
