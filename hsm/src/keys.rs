@@ -85,6 +85,23 @@ pub(crate) fn create_kek(lane: &Lane, label: &str) -> Result<KekId, HsmError> {
     created(find_kek(lane, label)?, KekId(id))
 }
 
+/// Destroys the KEK with this label; false if there is none.
+pub(crate) fn destroy_kek(lane: &Lane, label: &str) -> Result<bool, HsmError> {
+    let Some((handle, id)) = find_by_label(lane, ObjectClass::SECRET_KEY, label)? else {
+        return Ok(false);
+    };
+    lane.session.destroy_object(handle)?;
+    lane.connection.canaries.forget(KekId(id));
+    // A module may give its handle to the next key it makes: no session may keep it.
+    lane.connection.invalidate();
+    match find_by_label(lane, ObjectClass::SECRET_KEY, label)? {
+        None => Ok(true),
+        Some(_) => Err(HsmError::Untrustworthy(
+            "a destroyed key that is still there",
+        )),
+    }
+}
+
 /// Refuses a KEK that is weaker than the template. `key` names it in the error.
 pub(crate) fn verify_kek(lane: &Lane, handle: ObjectHandle, key: &str) -> Result<(), HsmError> {
     let check = Check { lane, handle, key };

@@ -104,6 +104,17 @@ impl Token {
         self.inspect(move |lane| keys::find_kek(lane, &label)).await
     }
 
+    /// Destroys a key encryption key, and with it all that only it opens; false if there is none of this name.
+    ///
+    /// # Errors
+    /// [`HsmError::Duplicate`] for two keys of one name, [`HsmError::Untrustworthy`] when it is still there afterwards, and
+    /// those of the HSM.
+    pub async fn destroy_kek(&self, name: &KekName) -> Result<bool, HsmError> {
+        let label = name.label()?;
+        self.create(move |lane| keys::destroy_kek(lane, &label))
+            .await
+    }
+
     /// Seals `payload` (at most 1 MiB) under a fresh data key for exactly the identity `aad`.
     ///
     /// The wrapped data key has been unwrapped and compared on another session before this returns.

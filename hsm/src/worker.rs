@@ -44,6 +44,14 @@ impl Canaries {
             .copied()
     }
 
+    /// For a key that was destroyed.
+    pub(crate) fn forget(&self, kek: KekId) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&kek);
+    }
+
     fn keep(&self, canary: WrappedDek) {
         self.0
             .lock()

@@ -88,7 +88,6 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
 /// The keys of an environment.
 struct Keys {
     share: HashMap<TenantId, KekId>,
-    kem: KekId,
     identity: Identity,
 }
 
@@ -155,8 +154,7 @@ impl Appliance {
         let kem = KemRing::open(
             token.clone(),
             store.clone(),
-            keys.kem,
-            keys.identity.key,
+            keys.identity.clone(),
             tenant.unwrap_or_default(),
         );
         let kem = Arc::new(kem.await?);
@@ -355,19 +353,14 @@ impl Keys {
             epoch: 1,
         };
         let mut share = HashMap::new();
-        let mut kem = None;
         for tenant in &config.tenants {
             let name_of_share = name(tenant, Purpose::Share);
             let missing = MissingKey(format!("share KEK of tenant {tenant}"));
             let kek = token.find_kek(&name_of_share).await?.ok_or(missing)?;
             share.insert(tenant.clone(), kek);
-            if kem.is_none() {
-                kem = token.find_kek(&name(tenant, Purpose::Kem)).await?;
-            }
         }
         Ok(Self {
             share,
-            kem: kem.ok_or_else(|| MissingKey("KEK for KEM keys".to_owned()))?,
             identity: identity::of_token(token, config).await?,
         })
     }

@@ -1,12 +1,15 @@
 //! The keys that wallets seal their messages to.
 //!
-//! A KEM key lives 48 hours and is replaced after 24. Its private half rests sealed by the HSM and
-//! is held in memory while it is valid, because every request needs it.
+//! A KEM key lives 48 hours and is replaced after 24. Its private half rests sealed under a key encryption key of its own
+//! in the HSM, and is held in memory while it is valid, because every request needs it.
+//!
+//! When it ends, its row is deleted and its key encryption key is destroyed. SECURITY: from then on nobody opens recorded
+//! traffic, neither with all of the HSM and the database nor with an old copy of the database.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use countersign_hsm::{ErrorClass, HsmError, KekId, ObjectAad, Purpose, SigningKeyId, Token};
+use countersign_hsm::{ErrorClass, HsmError, KekName, ObjectAad, Purpose, Token};
 use countersign_mpc::envelope::{
     EnvelopeError, EnvelopeInfo, KemSecretKey, ResponseSealer, open_request,
 };
@@ -15,6 +18,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::response_keys::Identity;
 use crate::clock::{self, Timestamp};
 use crate::domain::EnvironmentId;
 use crate::store::kem_keys::{self, KemKeyRow};
@@ -24,6 +28,13 @@ use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Store, 
 /// always at least a day to use it.
 const REPLACE_BELOW: i64 = 24 * 3600;
 const ROLE: &str = "kem";
+/// How long whoever has claimed the making of a key may take, in seconds.
+const CLAIM: i64 = 30;
+/// How often is looked whether another instance has made the key that it claimed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The key encryption key under which all KEM keys were sealed by versions that destroyed none.
+const FIRST_EPOCH: u32 = 1;
+const DAY: i64 = 24 * 3600;
 /// How often keys that another instance may have made are looked for.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -59,8 +70,7 @@ struct Held {
 pub struct KemRing {
     token: Token,
     store: Store,
-    kek: KekId,
-    identity_key: SigningKeyId,
+    identity: Identity,
     environment_id: EnvironmentId,
     tenant: String,
     held: RwLock<Vec<Arc<Held>>>,
@@ -75,21 +85,24 @@ impl KemRing {
     pub async fn open(
         token: Token,
         store: Store,
-        kek: KekId,
-        identity_key: SigningKeyId,
+        identity: Identity,
         tenant: String,
     ) -> Result<Self, KemError> {
         let ring = Self {
             environment_id: store.environment_id(),
             token,
             store,
-            kek,
-            identity_key,
+            identity,
             tenant,
             held: RwLock::default(),
             looked: Mutex::new(Instant::now()),
         };
-        ring.refresh().await?;
+        ring.destroy(FIRST_EPOCH).await?;
+        ring.sweep().await?;
+        let patience = Instant::now() + Duration::from_secs(CLAIM.unsigned_abs() + 5);
+        while ring.refresh().await? == Made::Elsewhere && Instant::now() < patience {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         Ok(ring)
     }
 
@@ -97,20 +110,13 @@ impl KemRing {
     ///
     /// # Errors
     /// [`KemError`] when the HSM or the database fails; the keys in memory stay.
-    pub async fn refresh(&self) -> Result<(), KemError> {
+    pub async fn refresh(&self) -> Result<Made, KemError> {
         let now = clock::now();
-        let mut reader = self.store.reader().await.map_err(KemError::Store)?;
-        let mut rows = kem_keys::valid(&mut reader, now)
-            .await
-            .map_err(KemError::Store)?;
-        drop(reader);
-        let fresh_until = now.plus_seconds(REPLACE_BELOW);
-        if rows.first().is_none_or(|row| row.not_after < fresh_until) {
-            self.create(now, fresh_until).await?;
-            let mut reader = self.store.reader().await.map_err(KemError::Store)?;
-            rows = kem_keys::valid(&mut reader, now)
-                .await
-                .map_err(KemError::Store)?;
+        let mut rows = self.valid(now).await?;
+        let mut made = Made::Here;
+        if !rows.iter().any(|row| self.is_fresh(row, now)) {
+            made = self.create(now).await?;
+            rows = self.valid(now).await?;
         }
         let mut held = Vec::with_capacity(rows.len());
         for row in rows {
@@ -129,7 +135,82 @@ impl KemRing {
             }
         }
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = held;
+        Ok(made)
+    }
+
+    /// Deletes what has ended, here, in the database and in the HSM.
+    ///
+    /// # Errors
+    /// [`KemError`] when the HSM or the database fails; the rest is tried again by the next call.
+    pub async fn sweep(&self) -> Result<(), KemError> {
+        let now = clock::now();
+        let mut reader = self.store.reader().await.map_err(KemError::Store)?;
+        let ended = kem_keys::any_ended(&mut reader, now).await;
+        let overdue = kem_keys::overdue(&mut reader, now).await;
+        drop(reader);
+        let valid = self.valid(now).await?;
+        let ended = ended.map_err(KemError::Store)?;
+        if ended {
+            self.commit(End).await?;
+        }
+        if ended || !self.holds(&valid, now) {
+            self.refresh().await?;
+        }
+        for epoch in overdue.map_err(KemError::Store)? {
+            self.destroy(epoch).await?;
+            self.commit(Destroyed { epoch }).await?;
+        }
         Ok(())
+    }
+
+    async fn destroy(&self, epoch: u32) -> Result<(), KemError> {
+        let destroyed = self.token.destroy_kek(&self.kek_name(epoch)).await;
+        if destroyed.map_err(KemError::Hsm)? {
+            tracing::info!(epoch, "the key encryption key of a KEM key was destroyed");
+        }
+        Ok(())
+    }
+
+    /// For operations that are never refused.
+    async fn commit<O>(&self, operation: O) -> Result<(), KemError>
+    where
+        O: Operation<Output = (), Refusal = std::convert::Infallible>,
+    {
+        match self.store.commit(operation).await {
+            Ok(_) => Ok(()),
+            Err(CommitError::Store(error)) => Err(KemError::Store(error)),
+            Err(CommitError::Refused(never)) => match never {},
+        }
+    }
+
+    async fn valid(&self, now: Timestamp) -> Result<Vec<KemKeyRow>, KemError> {
+        let mut reader = self.store.reader().await.map_err(KemError::Store)?;
+        kem_keys::valid(&mut reader, now)
+            .await
+            .map_err(KemError::Store)
+    }
+
+    /// Whether wallets that fetch this key now may use it for a day. Another identity key's is only for those who have it.
+    fn is_fresh(&self, row: &KemKeyRow, now: Timestamp) -> bool {
+        row.identity_key == self.identity.certificate.key
+            && row.not_after >= now.plus_seconds(REPLACE_BELOW)
+    }
+
+    /// Whether memory holds a fresh key and none that another instance has deleted.
+    fn holds(&self, valid: &[KemKeyRow], now: Timestamp) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        let known = |kid: &str| valid.iter().any(|row| row.kid == kid);
+        held.iter().any(|held| self.is_fresh(&held.row, now))
+            && held.iter().all(|held| known(&held.row.kid))
+    }
+
+    fn kek_name(&self, epoch: u32) -> KekName {
+        KekName {
+            environment_id: self.environment_id.0,
+            tenant: self.tenant.clone(),
+            purpose: Purpose::Kem,
+            epoch,
+        }
     }
 
     /// The current key's part of the identity document.
@@ -140,7 +221,8 @@ impl KemRing {
         let now = clock::now();
         let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
         let newest = held
-            .first()
+            .iter()
+            .find(|held| held.row.identity_key == self.identity.certificate.key)
             .filter(|held| held.row.not_after > now)
             .ok_or(KemError::NoKey)?;
         Ok(KemDocument {
@@ -203,15 +285,16 @@ impl KemRing {
         refreshed.is_ok()
     }
 
-    /// Makes a key, unless another instance was first.
-    async fn create(&self, now: Timestamp, fresh_until: Timestamp) -> Result<(), KemError> {
-        let secret = KemSecretKey::generate().map_err(KemError::Key)?;
-        let public_key = secret.public_key().to_bytes();
-        let kid = hex::encode(Sha256::digest(public_key).get(..8).unwrap_or_default());
+    /// Makes a key, unless another instance does.
+    async fn create(&self, now: Timestamp) -> Result<Made, KemError> {
         let lifetime = i64::try_from(MAX_KEM_LIFETIME).unwrap_or(i64::MAX);
         // Whole seconds: the statement is signed over them.
         let not_before = Timestamp::from_micros(now.as_seconds().saturating_mul(1_000_000));
         let not_after = not_before.plus_seconds(lifetime);
+        let identity_key = self.identity.certificate.key;
+        let fresh_until = now.plus_seconds(REPLACE_BELOW);
+        let (secret, kid) = generate().map_err(KemError::Key)?;
+        let public_key = secret.public_key().to_bytes();
         let statement = kem_statement(
             &self.environment_id.0,
             &kid,
@@ -219,27 +302,39 @@ impl KemRing {
             seconds(not_before),
             seconds(not_after),
         );
-        let signature = self
-            .token
-            .sign(self.identity_key, statement.hash())
-            .await
-            .map_err(KemError::Hsm)?;
-        let bytes = Zeroizing::new(secret.to_bytes().to_vec());
-        let sealed = self
-            .token
-            .seal(self.kek, self.aad(&kid, &public_key), bytes)
-            .await
-            .map_err(KemError::Hsm)?;
+        // Before the claim: an HSM that is away shall not leave one behind at every try.
+        let signature = self.token.sign(self.identity.key, statement.hash()).await;
+        let signature = signature.map_err(KemError::Hsm)?;
+        let claim = Claim {
+            identity_key,
+            fresh_until,
+            destroy_at: not_after,
+        };
+        let kek_epoch = match self.store.commit(claim).await {
+            Ok(claimed) => claimed.into_inner(),
+            Err(CommitError::Refused(taken)) => return Ok(taken.into()),
+            Err(CommitError::Store(error)) => return Err(KemError::Store(error)),
+        };
+        let sealed = async {
+            let kek = self.token.create_kek(&self.kek_name(kek_epoch)).await?;
+            let bytes = Zeroizing::new(secret.to_bytes().to_vec());
+            let aad = self.aad(&kid, &public_key);
+            self.token.seal(kek, aad, bytes).await
+        };
+        let sealed = sealed.await.map_err(KemError::Hsm)?;
         let row = KemKeyRow {
             kid,
             public_key,
             sealed,
+            kek_epoch,
+            identity_key,
             signature,
             not_before,
             not_after,
         };
         match self.store.commit(Rotate { row, fresh_until }).await {
-            Ok(_) | Err(CommitError::Refused(Fresh)) => Ok(()),
+            Ok(_) => Ok(Made::Here),
+            Err(CommitError::Refused(taken)) => Ok(taken.into()),
             Err(CommitError::Store(error)) => Err(KemError::Store(error)),
         }
     }
@@ -274,11 +369,85 @@ fn seconds(time: Timestamp) -> u64 {
     u64::try_from(time.as_seconds()).unwrap_or(0)
 }
 
-/// Another instance has just made a key.
-#[derive(Debug)]
-struct Fresh;
+fn generate() -> Result<(KemSecretKey, String), EnvelopeError> {
+    let secret = KemSecretKey::generate()?;
+    let hash = Sha256::digest(secret.public_key().to_bytes());
+    let kid = hex::encode(hash.get(..8).unwrap_or_default());
+    Ok((secret, kid))
+}
 
-/// Records a new KEM key, if the newest one does not live until `fresh_until`.
+/// Who made the key that is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It is here: this instance made it, or found it made.
+    Here,
+    /// Another instance is making it.
+    Elsewhere,
+}
+
+/// Why this instance makes no key.
+#[derive(Debug)]
+enum Taken {
+    /// There is one.
+    Fresh,
+    /// Another instance makes one.
+    Claimed,
+}
+
+impl From<Taken> for Made {
+    fn from(taken: Taken) -> Self {
+        match taken {
+            Taken::Fresh => Self::Here,
+            Taken::Claimed => Self::Elsewhere,
+        }
+    }
+}
+
+async fn any_fresh(
+    tx: &mut Tx<'_>,
+    identity_key: &[u8; 65],
+    fresh_until: Timestamp,
+) -> Result<bool, StoreError> {
+    let valid = kem_keys::valid(tx, tx.now()).await?;
+    let fresh = |row: &KemKeyRow| row.identity_key == *identity_key && row.not_after >= fresh_until;
+    Ok(valid.iter().any(fresh))
+}
+
+/// Announces a key encryption key before the HSM makes it: whatever happens then, it is known and will be destroyed.
+struct Claim {
+    identity_key: [u8; 65],
+    fresh_until: Timestamp,
+    destroy_at: Timestamp,
+}
+
+impl Operation for Claim {
+    type Output = u32;
+    type Refusal = Taken;
+
+    fn key(&self) -> Key {
+        Key::ENVIRONMENT
+    }
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(u32, AuditRecord), CommitError<Self::Refusal>> {
+        if any_fresh(tx, &self.identity_key, self.fresh_until).await? {
+            return Err(CommitError::Refused(Taken::Fresh));
+        }
+        let now = tx.now();
+        if kem_keys::any_claimed(tx, now.plus_seconds(-CLAIM)).await? {
+            return Err(CommitError::Refused(Taken::Claimed));
+        }
+        // The number of the day, unless more than one is made in it: an old database claims no name that was in use.
+        let day = u32::try_from(now.as_seconds().div_euclid(DAY)).unwrap_or(u32::MAX);
+        let epoch = kem_keys::claim(tx, day, self.destroy_at).await?;
+        let record = AuditRecord::done(AuditEvent::KemBegun).detail(epoch.to_string());
+        Ok((epoch, record))
+    }
+}
+
+/// Records a new KEM key, unless there is one by now.
 struct Rotate {
     row: KemKeyRow,
     fresh_until: Timestamp,
@@ -286,7 +455,7 @@ struct Rotate {
 
 impl Operation for Rotate {
     type Output = ();
-    type Refusal = Fresh;
+    type Refusal = Taken;
 
     fn key(&self) -> Key {
         Key::ENVIRONMENT
@@ -296,12 +465,54 @@ impl Operation for Rotate {
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
-        let valid = kem_keys::valid(tx, tx.now()).await?;
-        if valid.iter().any(|row| row.not_after >= self.fresh_until) {
-            return Err(CommitError::Refused(Fresh));
+        if any_fresh(tx, &self.row.identity_key, self.fresh_until).await? {
+            return Err(CommitError::Refused(Taken::Fresh));
         }
-        kem_keys::rotate(tx, &self.row).await?;
+        kem_keys::insert(tx, &self.row).await?;
         let record = AuditRecord::done(AuditEvent::KemRotated).detail(self.row.kid.as_str());
+        Ok(((), record))
+    }
+}
+
+/// Deletes the keys that nobody may use any more.
+struct End;
+
+impl Operation for End {
+    type Output = ();
+    type Refusal = std::convert::Infallible;
+
+    fn key(&self) -> Key {
+        Key::ENVIRONMENT
+    }
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
+        kem_keys::delete_ended(tx).await?;
+        Ok(((), AuditRecord::done(AuditEvent::KemEnded)))
+    }
+}
+
+/// Forgets a key encryption key that the HSM no longer has.
+struct Destroyed {
+    epoch: u32,
+}
+
+impl Operation for Destroyed {
+    type Output = ();
+    type Refusal = std::convert::Infallible;
+
+    fn key(&self) -> Key {
+        Key::ENVIRONMENT
+    }
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
+        kem_keys::delete_destroyed(tx, self.epoch).await?;
+        let record = AuditRecord::done(AuditEvent::KemDestroyed).detail(self.epoch.to_string());
         Ok(((), record))
     }
 }

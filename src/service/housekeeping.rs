@@ -58,6 +58,12 @@ impl Housekeeping {
             self.steps.custody.sweep(clock::now());
             self.create_profile.sweep();
             self.sign.sweep();
+            if let Err(error) = self.kem.sweep().await {
+                tracing::error!(
+                    ?error,
+                    "KEM keys that have ended could not all be destroyed"
+                );
+            }
             round = round.wrapping_add(1);
             if round.is_multiple_of(KEM_EVERY) {
                 self.renew().await;

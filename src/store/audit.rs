@@ -46,6 +46,12 @@ pub enum AuditEvent {
     DeviceEnrolled,
     /// A device of an owner was revoked.
     DeviceRevoked,
+    /// An epoch of the KEM keys' key encryption key was begun.
+    KemBegun,
+    /// KEM keys ended and were deleted.
+    KemEnded,
+    /// A KEM key's key encryption key was destroyed.
+    KemDestroyed,
 }
 
 impl AuditEvent {
@@ -71,6 +77,9 @@ impl AuditEvent {
             Self::KemRotated => "kem_rotated",
             Self::DeviceEnrolled => "device_enrolled",
             Self::DeviceRevoked => "device_revoked",
+            Self::KemBegun => "kem_begun",
+            Self::KemEnded => "kem_ended",
+            Self::KemDestroyed => "kem_destroyed",
         }
     }
 }

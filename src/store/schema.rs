@@ -46,6 +46,7 @@ const MIGRATIONS: &[Migration] = migrations![
     2 "instances" "0002_instances.sql",
     3 "audit_growth" "0003_audit_growth.sql",
     4 "devices" "0004_devices.sql",
+    5 "identity" "0005_identity.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

@@ -7,8 +7,8 @@ use countersign_client::flows::create::create_wallet;
 use serde_json::Value;
 
 use crate::support::site::{Site, refusal, text};
-use crate::support::wallet::passphrase;
-use crate::support::{Appliance, Node};
+use crate::support::wallet::{passphrase, send};
+use crate::support::{Appliance, Node, wallet_of};
 
 /// Runs `countersignd` with `arguments`, paths within the site marked by `@`.
 fn run(site: &Site, arguments: &str) -> std::process::Output {
@@ -158,4 +158,59 @@ async fn a33_a_wallet_that_pins_another_root_believes_nothing() {
     let error = created.err().unwrap();
     assert_eq!(error.exit_code(), 13, "{error}");
     assert!(appliance.metric("countersign_hsm_unwraps_total").await < 1.0);
+}
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_key_is_replaced_and_wallets_that_pin_the_root_do_not_notice() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let mut wallet = wallet_of(&appliance, &node, "main").await;
+    let before = appliance.client.identity_document().await.unwrap();
+
+    let environment = appliance.environment();
+    let path = |name: &str| environment.join(name).to_str().unwrap().to_owned();
+    let command = |arguments: &[&str]| {
+        let output = crate::support::appliance::countersignd(&appliance.token)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+    let config = path("countersignd.toml");
+    let (request, signed) = (path("request.json"), path("signed.json"));
+    command(&[
+        "identity",
+        "request",
+        "--config",
+        &config,
+        "--out",
+        &request,
+        "--new-key",
+    ]);
+    let root = path("identity/root-key.pem");
+    command(&[
+        "root",
+        "sign",
+        "--key",
+        &root,
+        "--request",
+        &request,
+        "--out",
+        &signed,
+    ]);
+    command(&[
+        "identity",
+        "install",
+        "--config",
+        &config,
+        "--certificate",
+        &signed,
+    ]);
+    appliance.stop().await;
+    appliance.serve().await;
+
+    // The same client goes on: it has pinned the root, and the key of before.
+    let after = appliance.client.identity_document().await.unwrap();
+    assert_ne!(after.identity.key, before.identity.key);
+    assert!(after.identity.serial > before.identity.serial);
+    send(&mut wallet, &appliance, 1000).await.unwrap();
 }

@@ -24,6 +24,7 @@ mod gateway;
 mod gateway_jwt;
 mod identity;
 mod instances;
+mod kem;
 mod lifecycle;
 mod limits;
 mod listing;

@@ -319,3 +319,37 @@ fn a_data_object_is_written_once_and_private() {
         );
     });
 }
+
+#[test]
+fn what_a_destroyed_kek_sealed_is_lost_for_good() {
+    with_token(|bench| async move {
+        let token = bench.open();
+        let kem = |epoch| KekName {
+            purpose: Purpose::Kem,
+            epoch,
+            ..share_kek()
+        };
+        let (one, two) = (
+            token.create_kek(&kem(20_001)).await.unwrap(),
+            token.create_kek(&kem(20_002)).await.unwrap(),
+        );
+        let secret = || zeroize::Zeroizing::new(vec![7; 32]);
+        let aad = crate::support::share_aad;
+        let sealed = token.seal(one, aad(), secret()).await.unwrap();
+        let other = token.seal(two, aad(), secret()).await.unwrap();
+        assert!(token.open_sealed(sealed.clone(), aad()).await.is_ok());
+
+        assert!(token.destroy_kek(&kem(20_001)).await.unwrap());
+        assert!(!token.destroy_kek(&kem(20_001)).await.unwrap());
+        assert_eq!(token.find_kek(&kem(20_001)).await.unwrap(), None);
+        let lost = token.open_sealed(sealed.clone(), aad()).await;
+        assert!(matches!(lost, Err(HsmError::UnknownKek(_))), "{lost:?}");
+        // A key of the same name is another key, and its neighbour has not noticed.
+        let again = token.create_kek(&kem(20_001)).await.unwrap();
+        assert_ne!(again, one);
+        let lost = token.open_sealed(sealed, aad()).await;
+        assert!(matches!(lost, Err(HsmError::UnknownKek(_))), "{lost:?}");
+        assert_eq!(*token.open_sealed(other, aad()).await.unwrap(), *secret());
+        token.check(again, None).await.unwrap();
+    });
+}

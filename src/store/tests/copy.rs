@@ -94,11 +94,13 @@ impl Operation for OneOfEach {
             kid: "kid".to_owned(),
             public_key: [10; 32],
             sealed: vec![],
+            kek_epoch: kem_keys::claim(tx, 20_000, tx.now()).await?,
+            identity_key: [12; 65],
             signature: [11; 64],
             not_before: Timestamp::from_micros(-1),
             not_after: Timestamp::from_micros(i64::MAX),
         };
-        kem_keys::rotate(tx, &key).await?;
+        kem_keys::insert(tx, &key).await?;
         let record = AuditRecord::done(AuditEvent::ShareStored).profile(self.profile);
         Ok(((), record.session(self.session).detail("Zürich")))
     }
@@ -210,6 +212,7 @@ async fn a_copy_holds_what_its_source_does_and_is_usable() {
         "idempotency",
         "decisions",
         "steps",
+        "kem_keks",
         "kem_keys",
     ] {
         assert_eq!(rows(table), Some(1), "{table}");
