@@ -8,7 +8,7 @@ mod file;
 mod identity;
 mod owners;
 mod retention;
-mod secret_file;
+pub(crate) mod secret_file;
 mod store;
 
 use std::net::SocketAddr;

@@ -6,10 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Why a file is not used.
-pub(super) enum SecretFileError {
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
     /// It is not there, or we may not look.
-    Unreadable(io::Error),
+    #[error("cannot be read")]
+    Unreadable(#[source] io::Error),
     /// Others may access it.
+    #[error("{problem}; {instead}")]
     Open {
         /// What is wrong.
         problem: String,
@@ -19,7 +22,7 @@ pub(super) enum SecretFileError {
 }
 
 /// The file exists and nobody but its owner may access it.
-pub(super) fn check(file: &Path) -> Result<(), SecretFileError> {
+pub(crate) fn check(file: &Path) -> Result<(), SecretFileError> {
     let metadata = fs::metadata(file).map_err(SecretFileError::Unreadable)?;
     let mode = metadata.permissions().mode();
     if mode & forbidden_bits(file) == 0 {

@@ -121,7 +121,7 @@ async fn a37_ten_thousand_keygen_starts_are_turned_away_and_others_sign() {
 }
 
 /// Starts that the flood sends at once.
-const WAVE: usize = 400;
+const WAVE: usize = 1_000;
 
 /// Starts that are in order but for their number, [`WAVE`] at once and without regard for any answer, from one gateway; the
 /// wallet of another one signs meanwhile. Gives the 99th percentile of its payments.
@@ -141,13 +141,7 @@ async fn keygen_flood(starts: usize) -> Duration {
     let [certificate, key] = issued(&appliance, &format!("URI:{name}"), 1);
     let mut config = appliance.client.config().clone();
     (config.certificate, config.key) = (certificate.into(), key.into());
-    // Each has a connection of its own, with 64 requests at once.
-    let flood: Vec<_> = (0..WAVE / 40)
-        .map(|_| countersign_client::Appliance::new(config.clone()).unwrap())
-        .collect();
-    for one in &flood {
-        one.identity().await.unwrap();
-    }
+    let flood = countersign_client::Appliance::new(config).unwrap();
     let identity = appliance.client.identity().await.unwrap();
     let (_, kg1) = P1Keygen::start().unwrap();
     let start = || {
@@ -181,10 +175,10 @@ async fn keygen_flood(starts: usize) -> Duration {
             let wave = left.min(WAVE);
             left -= wave;
             let requests: Vec<_> = (0..wave).map(|_| start()).collect();
+            // Each on a connection of its own: some of them are more than one client may have, and get no answer.
             let sent = requests
                 .iter()
-                .zip(flood.iter().cycle())
-                .map(|(request, flood)| flood.transport().send(request));
+                .map(|request| flood.transport().send(request));
             for reply in join_all(sent).await {
                 let status = reply.map_or(0, |reply| reply.status);
                 *answers.entry(status).or_insert(0) += 1;
@@ -201,7 +195,7 @@ async fn keygen_flood(starts: usize) -> Duration {
     assert!(
         answers
             .keys()
-            .all(|status| [202, 429, 503].contains(status)),
+            .all(|status| [0, 202, 429, 503].contains(status)),
         "{answers:?}"
     );
     // What is open is bounded by the number of starts that are in progress and the time that their state is kept.

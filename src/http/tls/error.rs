@@ -7,6 +7,7 @@ use rustls::server::VerifierBuilderError;
 use rustls_pki_types::pem;
 
 use super::revocation::RevocationError;
+use crate::config::secret_file::SecretFileError;
 
 /// Why a listener's TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,15 @@ pub enum TlsError {
         /// The operating system's answer.
         #[source]
         cause: io::Error,
+    },
+    /// The key is not its owner's alone, as when it was replaced with another mode.
+    #[error("cannot use the key {}", path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        cause: SecretFileError,
     },
     /// A PEM file holds nothing of the expected kind.
     #[error("cannot read {what} from {}", path.display())]

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::error::TlsError;
 use super::revocation;
 use crate::clock::{self, Timestamp};
-use crate::config::TlsFiles;
+use crate::config::{TlsFiles, secret_file};
 
 /// Our certificate and key, whose certificates we accept, and what has been revoked.
 pub struct Trust {
@@ -48,6 +48,10 @@ impl Trust {
     /// # Errors
     /// [`TlsError`] names the file that is unusable.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        secret_file::check(&files.key).map_err(|cause| TlsError::KeyFile {
+            path: files.key.clone(),
+            cause,
+        })?;
         let own = File::read(&files.certificate)?;
         let key = File::read(&files.key)?;
         let authorities = File::read(&files.client_ca)?;

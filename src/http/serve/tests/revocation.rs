@@ -194,6 +194,11 @@ async fn a34_files_that_are_not_usable_change_nothing() {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         server.publish(name, right);
     }
+    // Nor does a good key that others may read.
+    let key = server.directory.path().join("server-key.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    server.entrance.reload();
+    assert_eq!(server.reloads("failed"), failed + 1.0);
     // What is back as it was is no change: the connection has lived through all this.
     assert_eq!(server.reloads("done"), 0.0);
     let request = b"GET /whoami HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
