@@ -6,6 +6,7 @@ pub mod error;
 pub mod housekeeping;
 pub mod identity_document;
 pub mod instances;
+pub mod once;
 pub mod prepare_transaction;
 pub mod replies;
 pub mod retention;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use countersign_mpc::envelope::MessageType;
 
 use super::Error;
+use super::once::Once;
 use super::replies::Replies;
 use super::sealed::{Binding, Opener, SealedText, in_session};
 use super::steps::{AdmitStep, Admitted, NotAdmitted, Steps};
@@ -89,6 +90,8 @@ pub struct Next {
     pub body_hash: [u8; 32],
     /// The message.
     pub message: SealedText,
+    /// The request's key, if it has one.
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 /// The use case.
@@ -209,6 +212,10 @@ impl CreateProfile {
         next: Next,
     ) -> Result<Reply, Error> {
         let session = self.session(&owner, &next).await?;
+        let once = Once::of(&owner, ROUTE, next.idempotency_key, next.body_hash);
+        if let Some(once) = &once {
+            once.earlier(&self.steps.store).await?;
+        }
         if let Some(reply) = self.replies.find(next.session_id, &next.body_hash) {
             return Ok(reply);
         }
@@ -229,6 +236,7 @@ impl CreateProfile {
             (&owner, proof),
             &session,
             (step, next.body_hash),
+            once,
         );
         let address = self.address(next.profile_id).await?;
         let reply = self

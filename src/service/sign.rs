@@ -8,6 +8,7 @@ use std::sync::Arc;
 use countersign_mpc::envelope::MessageType;
 
 use super::Error;
+use super::once::Once;
 use super::prepare_transaction::{chain_facts, denial};
 use super::replies::Replies;
 use super::sealed::{Opener, SealedText, in_session, round_of};
@@ -17,8 +18,8 @@ use crate::chain::{Chains, Unsigned1559};
 use crate::clock::{self, Timestamp};
 use crate::custody::Product;
 use crate::domain::{
-    DeviceKeyId, InstanceId, OwnerId, ProfileId, SessionId, SessionKind, SessionState, Suspicion,
-    TenantId,
+    DeviceKeyId, IdempotencyKey, InstanceId, OwnerId, ProfileId, SessionId, SessionKind,
+    SessionState, Suspicion, TenantId,
 };
 use crate::gate;
 use crate::identity::owner::Owner;
@@ -32,6 +33,8 @@ use crate::store::transactions::{TransactionRow, TransactionState};
 use crate::store::{
     AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, decisions, profiles, transactions,
 };
+
+const ROUTE: &str = "POST /api/v1/mpc/sign";
 
 /// What the wallet is told.
 #[derive(Clone)]
@@ -62,6 +65,8 @@ pub struct Round {
     pub body_hash: [u8; 32],
     /// The message.
     pub message: SealedText,
+    /// The request's key, if it has one.
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 /// A new attempt.
@@ -121,6 +126,19 @@ impl Sign {
 
     async fn take(&self, owner: Owner, proof: RequestProof, round: Round) -> Result<Reply, Error> {
         let (session, profile) = self.session(&owner, round.session_id).await?;
+        let once = Once::of(
+            &owner,
+            ROUTE,
+            round.idempotency_key.clone(),
+            round.body_hash,
+        );
+        if let Some(once) = &once
+            && let Err(error) = once.earlier(&self.steps.store).await
+        {
+            sessions::usable(&profile)?;
+            return Err(error);
+        }
+        // Before the state of the key: what was signed is told, whatever became of the key since.
         if let Some(reply) = self.repeated(&session, &round).await? {
             return Ok(reply);
         }
@@ -139,6 +157,7 @@ impl Sign {
             (&owner, proof),
             &session,
             (step, round.body_hash),
+            once,
         );
         let made = self
             .steps
@@ -178,14 +197,22 @@ impl Sign {
         owner: &Owner,
         proof: RequestProof,
         session_id: SessionId,
+        (idempotency_key, body_hash): (Option<IdempotencyKey>, [u8; 32]),
     ) -> Result<Restarted, Error> {
-        let (_, profile) = self.session(owner, session_id).await?;
+        let (session, profile) = self.session(owner, session_id).await?;
         sessions::usable(&profile)?;
+        let once = Once::of(owner, ROUTE, idempotency_key, body_hash);
+        if let Some(once) = &once
+            && let Some(made) = once.earlier(&self.steps.store).await?
+        {
+            return earlier_restart(&session, &made);
+        }
         self.judge(&profile, session_id).await?;
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let operation = Restart {
             proof,
+            once,
             session_id,
             profile_id: profile.profile_id,
             owner: owner.owner_id(),
@@ -285,6 +312,22 @@ impl Sign {
     }
 }
 
+/// What a restart is remembered by.
+fn attempt_of(session: &SessionRow) -> String {
+    format!("{} attempt {}", session.session_id, session.attempt)
+}
+
+/// The answer to a restart that was carried out before, while its attempt goes on.
+fn earlier_restart(session: &SessionRow, made: &str) -> Result<Restarted, Error> {
+    if attempt_of(session) == made {
+        return Ok(Restarted {
+            attempt: session.attempt,
+            server_nonce: session.server_nonce,
+        });
+    }
+    Err(Refusal::Aborted.into())
+}
+
 /// What a step made.
 enum Made {
     /// Our message after the wallet's first.
@@ -332,6 +375,7 @@ fn finish(admitted: &Admitted, product: Product) -> (Effect, Result<Made, Error>
 /// Starts the next attempt: the same transaction, the same chain nonce, fresh protocol nonces.
 struct Restart {
     proof: RequestProof,
+    once: Option<Once>,
     session_id: SessionId,
     profile_id: ProfileId,
     owner: OwnerId,
@@ -387,6 +431,11 @@ impl Operation for Restart {
         decisions::extend(tx, session.decision_id, expires_at).await?;
         if !crate::store::sessions::update(tx, &session, &next).await? {
             return Err(refuse(Refusal::Busy.into()));
+        }
+        if let Some(once) = &self.once {
+            once.remember(tx, &attempt_of(&next))
+                .await
+                .map_err(refuse)?;
         }
         let record = AuditRecord::done(AuditEvent::SessionRestarted)
             .profile(session.profile_id)

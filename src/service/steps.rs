@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Error;
 use super::instances::Membership;
+use super::once::Once;
 use crate::custody::{Custody, Failure, Message, Product, Verdict};
 use crate::domain::{
     DeviceKeyId, InstanceId, OperationId, OwnerId, ProfileId, SessionId, SessionKind, SessionState,
@@ -324,6 +325,8 @@ pub enum NotAdmitted {
     Permit(gate::NotPermitted),
     /// The request does not count.
     NotSpent(NotSpent),
+    /// Its idempotency key was used for another request.
+    Mismatch,
 }
 
 impl From<NotSpent> for NotAdmitted {
@@ -339,6 +342,7 @@ impl From<NotAdmitted> for Error {
             NotAdmitted::Session(refusal) => refusal.into(),
             NotAdmitted::Permit(reason) => reason.into(),
             NotAdmitted::NotSpent(reason) => reason.into(),
+            NotAdmitted::Mismatch => Self::IdempotencyMismatch,
         }
     }
 }
@@ -359,6 +363,7 @@ fn refuse(refusal: Refusal) -> CommitError<NotAdmitted> {
 /// Admits a message of a session: takes the key's lock, marks the check, gives the permit.
 pub struct AdmitStep {
     proof: RequestProof,
+    once: Option<Once>,
     session_id: SessionId,
     profile_id: ProfileId,
     owner: OwnerId,
@@ -383,9 +388,11 @@ impl AdmitStep {
         (owner, proof): (&Owner, RequestProof),
         session: &SessionRow,
         (step, request_hash): (u8, [u8; 32]),
+        once: Option<Once>,
     ) -> Self {
         Self {
             proof,
+            once,
             session_id: session.session_id,
             profile_id: session.profile_id,
             owner: owner.owner_id(),
@@ -433,6 +440,14 @@ impl Operation for AdmitStep {
         let moved = crate::store::sessions::update(tx, &session, &checking).await?;
         if !(locked && moved) {
             return Err(refuse(Refusal::Busy));
+        }
+        if let Some(once) = &self.once {
+            let resource = session.session_id.to_string();
+            match once.remember(tx, &resource).await {
+                Ok(()) => {}
+                Err(Error::StoreUnavailable(error)) => return Err(error.into()),
+                Err(_) => return Err(CommitError::Refused(NotAdmitted::Mismatch)),
+            }
         }
         let record = AuditRecord::done(AuditEvent::StepPermitted)
             .profile(profile.profile_id)

@@ -197,7 +197,9 @@ mod tests {
     #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use super::super::tests::database::Database;
-    use super::{Connection, MIGRATIONS, Migration, StoreError, applied, latest, migrate_by};
+    use super::{
+        Connection, Location, MIGRATIONS, Migration, StoreError, applied, latest, migrate_by,
+    };
 
     async fn a_migration_that_fails_leaves_the_version_before(database: Database) {
         drop(database.store().await);
@@ -227,6 +229,59 @@ mod tests {
         let made = migrate_by(&mut connection, &location, &[whole]).await;
         assert_eq!(made.unwrap().len(), 1);
         assert_eq!(MIGRATIONS.len(), usize::try_from(latest()).unwrap());
+    }
+
+    /// A database of the version before devices were several, with a row in each table that was made anew.
+    async fn devices_and_keys_of_an_older_database_are_kept(database: Database) {
+        let location = database.location();
+        if let Location::Sqlite(path) = &*location {
+            crate::store::engine::sqlite::create_private(path).unwrap();
+        }
+        let mut connection = database.connection().await;
+        let older = MIGRATIONS.get(..3).unwrap();
+        migrate_by(&mut connection, &location, older).await.unwrap();
+        let bytes = |length: usize| match *location {
+            Location::Sqlite(_) => format!("zeroblob({length})"),
+            Location::Postgres(_) => format!("decode(repeat('00', {length}), 'hex')"),
+        };
+        let device = format!("('t', 'key', 'owner', {}, 5)", bytes(65));
+        let key = |route: &str, key: &str| {
+            format!("('t', 'key', '{route}', '{key}', {}, 's', 6)", bytes(32))
+        };
+        let create = key("POST /api/v2/profiles", "k1");
+        let spend = key("POST /api/v1/profiles/:id/transactions", "k2");
+        let rows = format!(
+            "INSERT INTO devices VALUES {device}; INSERT INTO idempotency VALUES {create}, {spend};"
+        );
+        connection.script(&rows).await.unwrap();
+
+        let made = migrate_by(&mut connection, &location, MIGRATIONS).await;
+        assert_eq!(made.unwrap().len(), MIGRATIONS.len() - 3);
+        let mut texts = async |sql: &'static str| {
+            let rows = connection.query(sql, &[]).await.unwrap();
+            let rows = rows
+                .into_iter()
+                .map(|row| row.of("test").text("text").unwrap());
+            rows.collect::<Vec<_>>()
+        };
+        let devices = "SELECT owner_id || ' ' || algorithm || ' ' || CAST(active_at AS TEXT) FROM devices \
+                       WHERE device_key_id = 'key' AND revoked_at IS NULL";
+        assert_eq!(texts(devices).await, ["owner ecdsa-p256-sha256 5"]);
+        let owners = "SELECT owner_id || ' ' || tenant FROM owners WHERE issuer IS NULL";
+        assert_eq!(texts(owners).await, ["owner t"]);
+        let keys = "SELECT scope || ' ' || key || ' ' || CAST(spend AS TEXT) || ' ' || resource_id \
+                    FROM idempotency ORDER BY key";
+        assert_eq!(texts(keys).await, ["key k1 0 s", "owner k2 1 s"]);
+    }
+
+    #[tokio::test]
+    async fn devices_and_keys_of_an_older_database_are_kept_on_sqlite() {
+        devices_and_keys_of_an_older_database_are_kept(Database::sqlite()).await;
+    }
+
+    #[tokio::test]
+    async fn devices_and_keys_of_an_older_database_are_kept_on_postgres() {
+        devices_and_keys_of_an_older_database_are_kept(Database::postgres().await).await;
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ mod front_door;
 mod gateway;
 mod gateway_jwt;
 mod identity;
+mod indistinguishable;
 mod instances;
 mod kem;
 mod lifecycle;

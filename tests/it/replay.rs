@@ -7,9 +7,11 @@ use countersign_mpc::envelope::MessageType;
 use serde_json::json;
 
 use crate::sessions::join_all;
-use crate::support::signing::{deliver, fresh_key, json_of, refusal, signed, transaction};
+use crate::support::signing::{
+    AfterRound1, deliver, fresh_key, json_of, post, refusal, signed, transaction,
+};
 use crate::support::wallet::profile;
-use crate::support::{Appliance, Node, Signing, wallet_of};
+use crate::support::{Appliance, Node, Signing, eventually, wallet_of};
 
 const SESSIONS: &str = "SELECT COUNT(*) FROM sessions WHERE kind = 'sign'";
 
@@ -52,7 +54,7 @@ async fn s4_the_very_same_request_is_refused_and_a_fresh_signature_gets_the_answ
     assert_eq!((anew.status, &anew.body), (202, &answer.body));
     let after = appliance.metric("countersign_share_unwraps_total").await;
     assert_eq!(after, unwraps, "checked once");
-    let kept = crate::support::signing::AfterRound1::new(state, opener);
+    let kept = AfterRound1::new(state, opener);
     let signed_answer = signing.round_2(kept, &answer).await;
     assert_eq!(signed_answer.status, 200);
 
@@ -122,5 +124,67 @@ async fn s4_many_copies_of_one_request_at_two_instances_act_once() {
         "SELECT state FROM sessions WHERE session_id = '{}'",
         signing.prepared.session_id
     );
-    assert_eq!(one.database().value(&state), "r1_done");
+    // The conclusion of a first message is not waited for.
+    eventually("the check is concluded", 5, async || {
+        (one.database().value(&state) == "r1_done").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_an_idempotency_key_names_one_request_on_every_route_that_changes_something() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let mut signing = Signing::prepare(&appliance, &wallet, 1).await;
+    let mismatch = (422, "IDEMPOTENCY_MISMATCH".to_owned());
+    let send = async |body: &serde_json::Value, key: &str| {
+        post(&appliance, &wallet, api::SIGN, body, Some(key)).await
+    };
+    let of_session = |name: &str, value: serde_json::Value, signing: &Signing<'_>| {
+        let mut body = json!({"sessionId": signing.prepared.session_id});
+        body[name] = value;
+        body
+    };
+
+    // A message: repeated, it has its answer; its key is taken.
+    let (state, message) = signing.first();
+    let (sealed, opener) = signing.sealed(MessageType::Sign1, &message).await;
+    let first = of_session("p1SignatureShare", json!(sealed), &signing);
+    let key = fresh_key();
+    let answer = send(&first, &key).await;
+    assert_eq!(answer.status, 202);
+    let again = send(&first, &key).await;
+    assert_eq!((again.status, &again.body), (202, &answer.body));
+    let kept = AfterRound1::new(state, opener);
+    let second = signing.second(kept, &answer);
+    let (sealed, _) = signing.sealed(MessageType::Sign2, &second).await;
+    let second = of_session("p1SignatureShare", json!(sealed), &signing);
+    assert_eq!(refusal(&send(&second, &key).await), mismatch);
+    eventually("the session waits for its second message", 5, async || {
+        (signing.state().await == "R1_DONE").then_some(())
+    })
+    .await;
+    let key = fresh_key();
+    let signed = send(&second, &key).await;
+    assert_eq!(signed.status, 200);
+    let again = json_of(&send(&second, &key).await);
+    assert_eq!(again["txHash"], json_of(&signed)["txHash"]);
+
+    // A new attempt: repeated, it stays one.
+    signing = Signing::prepare(&appliance, &wallet, 2).await;
+    let (sealed, _) = signing.sealed(MessageType::Sign1, b"no message").await;
+    let refused = signing.post(&sealed).await;
+    assert!(refused.status >= 400);
+    assert_eq!(signing.state().await, "ABORTED");
+    let restart = of_session("restart", json!(true), &signing);
+    let key = fresh_key();
+    let started = send(&restart, &key).await;
+    assert_eq!(json_of(&started)["attempt"], 2);
+    let again = send(&restart, &key).await;
+    assert_eq!((again.status, &again.body), (200, &started.body));
+    assert_eq!(refusal(&send(&first, &key).await), mismatch);
+    // An attempt that waits is not begun again, whoever asks.
+    let other = send(&restart, &fresh_key()).await;
+    assert_eq!((other.status, &other.body), (200, &started.body));
 }

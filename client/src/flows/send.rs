@@ -225,6 +225,8 @@ pub(super) async fn restart(
             restart: true,
         },
     )?
+    // Whose answer is lost is asked for again, and stays one attempt.
+    .with_idempotency_key(Uuid::now_v7().to_string())
     .of_session(&session_id);
     let start = Instant::now();
     let Restarted {

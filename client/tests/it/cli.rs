@@ -274,3 +274,79 @@ fn help_teaches_and_names_every_exit_code() {
     assert!(help(&["send", "--help"]).1.contains("--abandon"));
     assert_eq!(help(&["send", "main"]).0, 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_device_takes_a_key_of_its_own_and_asks_for_its_enrolment() {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use countersign_mpc::owner_proof::{Algorithm, Enrolment, PublicKey};
+
+    let user = User::new().await;
+    let create = ["wallet", "create", "main", "--device-key", "ed25519"];
+    let (code, _, said) = user.run(&create);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(user.open().device().algorithm(), Algorithm::Ed25519);
+    assert_eq!(user.run(&["wallet", "export", "main", "stick"]).0, 0);
+
+    // Another device.
+    let second = user.home.join("second");
+    fs::create_dir(&second).unwrap();
+    for file in [
+        "client.toml",
+        "phrase",
+        "stick",
+        "ca.pem",
+        "gateway.pem",
+        "gateway-key.pem",
+    ] {
+        fs::copy(user.home.join(file), second.join(file)).unwrap();
+    }
+    let run = |arguments: &[&str]| {
+        let mut command = command(&second);
+        command.env("COUNTERSIGN_PASSPHRASE_FILE", second.join("phrase"));
+        texts(&command.args(arguments).output().unwrap())
+    };
+    assert_eq!(run(&["wallet", "import", "stick"]).0, 0);
+    let new = ["device", "new", "main", "ask", "--name", "phone", "--json"];
+    let (code, said, error) = run(&new);
+    assert_eq!(code, 0, "{error}");
+    let asked = json(&fs::read_to_string(second.join("ask")).unwrap());
+    let key = PublicKey::parse(&asked["publicKey"]).unwrap();
+    assert_eq!(key.algorithm(), Algorithm::P256);
+    assert_eq!(json(&said)["keyId"], key.thumbprint());
+    let wallet = user.open();
+    assert_ne!(wallet.device().public_key(), key);
+    let bytes = |name: &str| {
+        let text = asked["proof"][name].as_str().unwrap();
+        URL_SAFE_NO_PAD.decode(text).unwrap()
+    };
+    let mut environment_id = [0; 32];
+    hex::decode_to_slice(wallet.environment_id(), &mut environment_id).unwrap();
+    let enrolment = Enrolment {
+        environment_id: &environment_id,
+        tenant: "default",
+        profile_id: wallet.current().unwrap().0,
+        name: "phone",
+        nonce: &bytes("nonce").try_into().unwrap(),
+        expires: asked["proof"]["expires"].as_u64().unwrap(),
+    };
+    let signature = bytes("signature").try_into().unwrap();
+    assert!(key.verify(&enrolment.statement(&key), &signature));
+
+    // The file is not overwritten, and without it the key is not changed again.
+    let (code, _, error) = run(&new);
+    assert!(code != 0 && error.contains("ask"), "{error}");
+    let again = [
+        "device",
+        "new",
+        "main",
+        "again",
+        "--device-key",
+        "ed25519",
+        "--json",
+    ];
+    let (_, said, _) = run(&again);
+    assert_ne!(json(&said)["keyId"], key.thumbprint());
+    // An id that is none is refused before anybody is asked.
+    let (code, _, error) = run(&["device", "revoke", "main", "../x"]);
+    assert!(code != 0 && error.contains("no device key id"), "{error}");
+}

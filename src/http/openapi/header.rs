@@ -28,9 +28,11 @@ macro_rules! headers {
 headers! {
     /// The session, by which the gateway finds the instance that holds its state. Nobody trusts it.
     Session: "MPC-Session", text::SessionId, False;
-    /// Chosen by the client for each new request, and bound to its device, its route and its body: the same request may
-    /// be sent again with it.
+    /// Chosen by the client for each new request, and bound to its owner, its route and its body: the same request may
+    /// be sent again with it, signed anew.
     IdempotencyKey: "Idempotency-Key", text::IdempotencyKey, True;
     /// As everywhere; required in the first request only.
     FirstIdempotencyKey: "Idempotency-Key", text::IdempotencyKey, False;
+    /// As everywhere, but not required: this request is told apart by its session and its body as well.
+    OptionalIdempotencyKey: "Idempotency-Key", text::IdempotencyKey, False;
 }

@@ -119,7 +119,7 @@ pub(crate) enum Finished {
     operation_id = "sign",
     tag = "wallet",
     security(("clientCertificate" = [], "deviceSignature" = [])),
-    params(header::Session),
+    params(header::Session, header::OptionalIdempotencyKey),
     request_body = Described,
     responses(
         (status = 202, description = "The first round is done.", body = Round1),
@@ -129,7 +129,7 @@ pub(crate) enum Finished {
         Code::InvalidKeyShare, Code::UnsupportedProtocolVersion, Code::PolicyDenied, Code::ChainNotAllowed,
         Code::KeyQuarantined, Code::NotFound, Code::SessionStateConflict, Code::SessionLost,
         Code::KeyGenerationMismatch, Code::KeyRefreshRequired, Code::PolicyChanged, Code::SessionExpired,
-        Code::MpcSigningFailed, Code::DuoNodeUnavailable,
+        Code::IdempotencyMismatch, Code::MpcSigningFailed, Code::DuoNodeUnavailable,
     ]))),
 )]
 pub(crate) async fn handle(
@@ -144,14 +144,16 @@ pub(crate) async fn handle(
                 session_id,
                 body_hash: owned.body_hash,
                 message,
+                idempotency_key: owned.idempotency_key,
             };
             Ok(answer(
                 service.round(owned.owner, owned.proof, round).await?,
             ))
         }
         (None, true) => {
+            let request = (owned.idempotency_key, owned.body_hash);
             let restarted = service
-                .restart(&owned.owner, owned.proof, session_id)
+                .restart(&owned.owner, owned.proof, session_id, request)
                 .await?;
             let response = Finished::Restarted {
                 session_id: session_id.to_string(),

@@ -178,6 +178,7 @@ fn next(signed: Signed<Request, LIMIT>) -> Result<Next, ApiError> {
             .map_err(|_| crate::service::Error::ProfileNotFound)?,
         session_id: SessionId::parse(&session).map_err(not_found)?,
         body_hash: signed.body_hash,
+        idempotency_key: signed.idempotency_key,
         message: signed.value.client_share.share,
     })
 }
