@@ -136,3 +136,20 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
         headers.insert(name, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+
+    use super::unless_it_panics;
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_answered_for() {
+        let answer = unless_it_panics(async {
+            tokio::task::yield_now().await;
+            assert_eq!(1 + 1, 3, "a defect");
+            axum::response::Response::default()
+        });
+        assert_eq!(answer.await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+}

@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod a33_gateway;
 mod audit;
 mod bad_input;
 mod check_order;

@@ -6,6 +6,7 @@ pub(crate) mod engine;
 pub(crate) mod fault;
 pub(crate) mod node;
 pub(crate) mod outside;
+pub(crate) mod proxy;
 pub(crate) mod signing;
 pub(crate) mod site;
 pub(crate) mod trap;
