@@ -153,8 +153,8 @@ def map_body(context, body):
                 ),
             )
     # Half of the transactions are such that the chain accepts them.
-    if isinstance(body.get("to"), str) and isinstance(body.get("value"), str) and len(body["value"]) % 2 == 0:
-        if re.fullmatch("0x[0-9a-fA-F]{40}", body["to"]) and body["value"].isdecimal():
+    if isinstance(body.get("to"), str) and isinstance(body.get("value"), str):
+        if re.fullmatch("0x[0-9a-fA-F]{39}[02468aceACE]", body["to"]) and body["value"].isdecimal():
             body["to"], body["value"] = body["to"].lower(), "1"
             if body.get("chainId") is not None and type(body["chainId"]) is int:
                 body["chainId"] = CHAIN
