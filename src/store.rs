@@ -7,16 +7,12 @@
 //! INVARIANT: only this module makes a [`Committed`], and only after COMMIT. Whoever holds one knows
 //! that the state change and its audit record are on disk.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::clock::{self, Timestamp};
-use crate::domain::{
-    DeviceKeyId, EnvironmentId, EnvironmentKind, InstanceId, OperationId, OwnerId, ProfileId,
-    TenantId, TransactionId,
-};
+use crate::clock::Timestamp;
+use crate::domain::{EnvironmentId, EnvironmentKind, InstanceId, TransactionId};
 use crate::telemetry::metrics::{Metrics, Outcome};
 
 pub mod audit;
@@ -25,12 +21,14 @@ pub mod decisions;
 pub mod devices;
 mod engine;
 pub mod environment;
+mod error;
 mod health;
 pub mod idempotency;
 pub mod instances;
 pub mod kem_keys;
 mod leases;
 mod location;
+mod operation;
 pub mod profiles;
 mod readers;
 pub mod replay;
@@ -42,12 +40,15 @@ pub mod steps;
 pub mod transactions;
 mod writer;
 
-use engine::{Connection, EngineError, Row, Value};
+use engine::Connection;
 
 pub use audit::chain::LinkHash;
 pub use audit::{AuditEvent, AuditOutcome, AuditRecord};
 pub use environment::EnvironmentRecord;
+pub use error::{CommitError, StoreError};
 pub use location::{Location, Password, PostgresOptions};
+pub(crate) use operation::Upkeep;
+pub use operation::{Key, Operation, Reads, Tx};
 pub use readers::Reader;
 pub use writer::Reservation;
 
@@ -55,114 +56,6 @@ pub use writer::Reservation;
 const GROUP: usize = 64;
 /// Readers of a SQLite file.
 const SQLITE_READERS: usize = 4;
-
-/// Why the store could not answer. None of these says that an operation did not happen, except
-/// [`StoreError::Unavailable`] and [`StoreError::Overloaded`].
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database could not be reached or refused a statement; the operation did not happen.
-    #[error("the database is unavailable")]
-    Unavailable(#[from] EngineError),
-    /// COMMIT gave no answer and the operation's record could not be looked up.
-    #[error("the outcome of operation {0} is unknown; look it up by its id")]
-    OutcomeUnknown(OperationId),
-    /// Too many operations are waiting; nothing was done.
-    #[error("too many durable operations are waiting")]
-    Overloaded,
-    /// A row holds a value that this version cannot read.
-    #[error("column {column} of table {table} holds an unreadable value")]
-    Corrupt {
-        /// The table.
-        table: &'static str,
-        /// The column.
-        column: &'static str,
-    },
-    /// A page of the database is not what it was when it was written.
-    #[error("the database is damaged: restore it from a backup")]
-    Damaged,
-    /// The schema is older than this program.
-    #[error(
-        "the database has schema version {found}, this program needs {needed}: back it up and run countersignd migrate"
-    )]
-    SchemaOld {
-        /// The version of the database.
-        found: i64,
-        /// The version of the program.
-        needed: i64,
-    },
-    /// The schema is newer than this program.
-    #[error(
-        "the database has schema version {found}, this program knows up to {known}: use the program that wrote it, or a newer one"
-    )]
-    SchemaNew {
-        /// The version of the database.
-        found: i64,
-        /// The newest version of the program.
-        known: i64,
-    },
-    /// A step of the schema failed; the steps before it are made.
-    #[error("schema step {version} ({name}) failed and left nothing behind")]
-    Migrate {
-        /// The version of the step.
-        version: i64,
-        /// Its name.
-        name: &'static str,
-        /// What the engine said.
-        #[source]
-        source: EngineError,
-    },
-    /// Another process has this database open.
-    #[error("another countersignd is using {0}: stop it first")]
-    InUse(PathBuf),
-    /// The lock file beside the database could not be opened.
-    #[error("the lock file {path} cannot be used")]
-    LockFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The database already holds an environment.
-    #[error("the database already holds environment {0}")]
-    EnvironmentExists(EnvironmentId),
-    /// A copy into the database was interrupted, or is not finished yet.
-    #[error(
-        "the database holds an unfinished copy of an environment: run the same countersignd migrate --from again"
-    )]
-    CopyUnfinished,
-    /// The database holds no environment: `countersignd init` was not run or not finished.
-    #[error("the database holds no environment: run countersignd init")]
-    NoEnvironment,
-}
-
-impl StoreError {
-    /// Logs what failed because of this. An outage is told by the store, once when it begins and once
-    /// when it ends, not by everybody who runs into it.
-    pub fn log(&self, what: &'static str) {
-        match self {
-            Self::Unavailable(error) if error.is_outage() || error.is_damage() => {
-                tracing::debug!(error = ?self, "{what}");
-            }
-            _ => tracing::error!(error = ?self, "{what}"),
-        }
-    }
-}
-
-/// Why an operation was not committed.
-#[derive(Debug)]
-pub enum CommitError<R> {
-    /// The operation itself refused, by looking at the rows; everything was rolled back.
-    Refused(R),
-    /// The store failed.
-    Store(StoreError),
-}
-
-impl<R> From<StoreError> for CommitError<R> {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
 
 /// A value that a durable operation returned, after its COMMIT.
 #[must_use = "a committed result must be acted on"]
@@ -179,193 +72,6 @@ impl<T> Committed<T> {
     /// The value.
     pub fn into_inner(self) -> T {
         self.value
-    }
-}
-
-/// What an operation concerns. Operations with the same key exclude each other and run in the order in
-/// which they were handed over; whatever an operation reads and then relies on belongs to its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key(Option<i64>);
-
-impl Key {
-    /// Nothing that another operation changes.
-    pub const NONE: Self = Self(None);
-    /// The keys and settings of the whole environment.
-    pub const ENVIRONMENT: Self = Self(Some(1));
-    /// The audit chain.
-    pub const CHAIN: Self = Self(Some(2));
-    /// Rows that nobody asks for any more.
-    pub const RETENTION: Self = Self(Some(3));
-
-    /// A profile with its key, sessions and transactions.
-    #[must_use]
-    pub fn profile(id: ProfileId) -> Self {
-        Self::hash(&[&id.to_string()])
-    }
-
-    /// An owner with their devices.
-    #[must_use]
-    pub fn owner(id: OwnerId) -> Self {
-        Self::hash(&["owner", &id.to_string()])
-    }
-
-    /// A device that has no profile yet.
-    #[must_use]
-    pub fn device(tenant: &TenantId, device: &DeviceKeyId) -> Self {
-        Self::hash(&[tenant.as_str(), device.as_str()])
-    }
-
-    /// The same in every process. Two things with one number only wait for each other.
-    fn hash(parts: &[&str]) -> Self {
-        // FNV-1a.
-        let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        Self(Some(hash.cast_signed()))
-    }
-
-    const fn number(self) -> Option<i64> {
-        self.0
-    }
-
-    fn lane(self, lanes: usize) -> usize {
-        let number = self.0.unwrap_or_default().cast_unsigned();
-        let lanes = u64::try_from(lanes).unwrap_or(1).max(1);
-        usize::try_from(number % lanes).unwrap_or_default()
-    }
-}
-
-/// One durable state change with its audit record.
-pub trait Operation: Send + 'static {
-    /// What the operation returns once it is committed.
-    type Output: Send + 'static;
-    /// Why it may refuse, having looked at the rows.
-    type Refusal: Send + 'static;
-
-    /// What it concerns.
-    fn key(&self) -> Key;
-
-    /// Reads and writes rows inside the transaction. SQL only: no HSM, no RPC, no policy engine. It may
-    /// be called again after a try that left nothing behind.
-    ///
-    /// # Errors
-    /// [`CommitError::Refused`] rolls everything back.
-    fn apply(
-        &mut self,
-        tx: &mut Tx<'_>,
-    ) -> impl Future<Output = Result<(Self::Output, AuditRecord), CommitError<Self::Refusal>>> + Send;
-}
-
-/// A change that is no state of anything, so it leaves no record: chaining records, looking again later.
-pub(crate) trait Upkeep: Send + 'static {
-    /// What it returns once it is committed.
-    type Output: Send + 'static;
-
-    /// What it concerns.
-    fn key(&self) -> Key;
-
-    /// Reads and writes rows inside the transaction; may be called again.
-    fn apply(
-        &mut self,
-        tx: &mut Tx<'_>,
-    ) -> impl Future<Output = Result<Self::Output, StoreError>> + Send;
-}
-
-/// Something that rows can be read through: the transaction of an operation, or a [`Reader`].
-pub trait Reads: Send {
-    /// The rows of a query.
-    #[doc(hidden)]
-    fn query(
-        &mut self,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> impl Future<Output = Result<Vec<Row>, StoreError>> + Send;
-
-    /// The first row of a query.
-    #[doc(hidden)]
-    fn query_one(
-        &mut self,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> impl Future<Output = Result<Option<Row>, StoreError>> + Send {
-        async move { Ok(self.query(sql, values).await?.into_iter().next()) }
-    }
-}
-
-/// The transaction of one durable operation.
-pub struct Tx<'a> {
-    connection: &'a mut Connection,
-    operation_id: OperationId,
-    now: Timestamp,
-    changed: bool,
-}
-
-impl<'a> Tx<'a> {
-    const fn new(
-        connection: &'a mut Connection,
-        operation_id: OperationId,
-        now: Timestamp,
-    ) -> Self {
-        Self {
-            connection,
-            operation_id,
-            now,
-            changed: false,
-        }
-    }
-
-    /// Whether any row was changed.
-    const fn changed(&self) -> bool {
-        self.changed
-    }
-
-    /// The id of the operation, which is also the id of its audit record.
-    #[must_use]
-    pub const fn operation_id(&self) -> OperationId {
-        self.operation_id
-    }
-
-    /// The time of the operation: every row it writes carries this one.
-    #[must_use]
-    pub const fn now(&self) -> Timestamp {
-        self.now
-    }
-
-    /// The time of the database server, which all processes of it share; ours where there is no server.
-    async fn server_clock(&mut self) -> Result<Timestamp, StoreError> {
-        let theirs = self.connection.server_clock().await?;
-        Ok(theirs.map_or_else(clock::now, time))
-    }
-
-    /// Changes rows; how many.
-    async fn execute(
-        &mut self,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> Result<u64, StoreError> {
-        let rows = self.connection.execute(sql, values).await?;
-        self.changed |= rows > 0;
-        Ok(rows)
-    }
-
-    /// Changes at most one row; whether it did.
-    async fn execute_one(
-        &mut self,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> Result<bool, StoreError> {
-        Ok(self.execute(sql, values).await? == 1)
-    }
-}
-
-impl Reads for Tx<'_> {
-    async fn query(
-        &mut self,
-        sql: &'static str,
-        values: &[Value<'_>],
-    ) -> Result<Vec<Row>, StoreError> {
-        Ok(self.connection.query(sql, values).await?)
     }
 }
 
