@@ -129,7 +129,9 @@ impl ClientError {
             | Self::Usage(_)
             | Self::UnknownChain(_)
             | Self::OtherEnvironment(_)
-            | Self::Call(CallError::Transport(TransportError::Credentials { .. })) => 2,
+            | Self::Call(CallError::Transport(
+                TransportError::Credentials { .. } | TransportError::Token { .. },
+            )) => 2,
             Self::Keystore(error) => match error {
                 KeystoreError::WrongPassphrase => 3,
                 KeystoreError::Quarantined(_) => 7,

@@ -138,11 +138,7 @@ const ANSWERS: usize = 1_500;
 #[ignore = "a measurement of about two minutes, for a quiet machine"]
 async fn a32_ct_foreign_and_unknown_take_the_same_time() {
     let node = Node::start().await;
-    let appliance = Appliance::init(&node.url());
-    appliance
-        .configure(|config| config.replace("[api]\n", "[api]\nrequests_per_second = 100000\n"));
-    let mut appliance = appliance;
-    appliance.serve().await;
+    let appliance = Appliance::start(&node).await;
     let wallet = wallet_of(&appliance, &node, "w").await;
     let other = wallet_of(&appliance, &node, "other").await;
     let session = Signing::prepare(&appliance, &other, 1)
