@@ -24,6 +24,10 @@ Examples:
   countersign send main --to 0x70997970C51812dc3A010C7d01b50e0d17dc79C8 --value 0.01 --wait
   countersign send main --resume
 
+client.toml names the appliance and pins its offline root keys (root_keys): whoever holds one of them can be the appliance.
+Get it from the operator by another way than through the gateway, and compare the keys with what `countersignd root show`
+or `countersignd identity show` prints there.
+
 The key of a wallet exists nowhere: this device holds one share, the appliance the other. Without an export, losing this
 device loses the wallet.";
 
@@ -154,5 +158,6 @@ mod tests {
         let help = command.render_long_help().to_string();
         assert!(help.contains("countersign wallet create main"));
         assert!(help.contains("7   the wallet is QUARANTINED"));
+        assert!(help.contains("root_keys"));
     }
 }
