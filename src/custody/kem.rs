@@ -6,6 +6,8 @@
 //! When it ends, its row is deleted and its key encryption key is destroyed. SECURITY: from then on nobody opens recorded
 //! traffic, neither with all of the HSM and the database nor with an old copy of the database.
 
+mod life;
+
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,23 +20,21 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use self::life::{CLAIM, Claim, Destroyed, End, Rotate, Taken};
 use super::response_keys::Identity;
 use crate::clock::{self, Timestamp};
 use crate::domain::EnvironmentId;
 use crate::store::kem_keys::{self, KemKeyRow};
-use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx};
+use crate::store::{CommitError, Operation, Store, StoreError};
 
 /// A key is replaced when it has less than this left, in seconds: a wallet that fetched it has
 /// always at least a day to use it.
 const REPLACE_BELOW: i64 = 24 * 3600;
 const ROLE: &str = "kem";
-/// How long whoever has claimed the making of a key may take, in seconds.
-const CLAIM: i64 = 30;
 /// How often is looked whether another instance has made the key that it claimed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The key encryption key under which all KEM keys were sealed by versions that destroyed none.
 const FIRST_EPOCH: u32 = 1;
-const DAY: i64 = 24 * 3600;
 /// How often keys that another instance may have made are looked for.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -385,134 +385,11 @@ pub enum Made {
     Elsewhere,
 }
 
-/// Why this instance makes no key.
-#[derive(Debug)]
-enum Taken {
-    /// There is one.
-    Fresh,
-    /// Another instance makes one.
-    Claimed,
-}
-
 impl From<Taken> for Made {
     fn from(taken: Taken) -> Self {
         match taken {
             Taken::Fresh => Self::Here,
             Taken::Claimed => Self::Elsewhere,
         }
-    }
-}
-
-async fn any_fresh(
-    tx: &mut Tx<'_>,
-    identity_key: &[u8; 65],
-    fresh_until: Timestamp,
-) -> Result<bool, StoreError> {
-    let valid = kem_keys::valid(tx, tx.now()).await?;
-    let fresh = |row: &KemKeyRow| row.identity_key == *identity_key && row.not_after >= fresh_until;
-    Ok(valid.iter().any(fresh))
-}
-
-/// Announces a key encryption key before the HSM makes it: whatever happens then, it is known and will be destroyed.
-struct Claim {
-    identity_key: [u8; 65],
-    fresh_until: Timestamp,
-    destroy_at: Timestamp,
-}
-
-impl Operation for Claim {
-    type Output = u32;
-    type Refusal = Taken;
-
-    fn key(&self) -> Key {
-        Key::ENVIRONMENT
-    }
-
-    async fn apply(
-        &mut self,
-        tx: &mut Tx<'_>,
-    ) -> Result<(u32, AuditRecord), CommitError<Self::Refusal>> {
-        if any_fresh(tx, &self.identity_key, self.fresh_until).await? {
-            return Err(CommitError::Refused(Taken::Fresh));
-        }
-        let now = tx.now();
-        if kem_keys::any_claimed(tx, now.plus_seconds(-CLAIM)).await? {
-            return Err(CommitError::Refused(Taken::Claimed));
-        }
-        // The number of the day, unless more than one is made in it: an old database claims no name that was in use.
-        let day = u32::try_from(now.as_seconds().div_euclid(DAY)).unwrap_or(u32::MAX);
-        let epoch = kem_keys::claim(tx, day, self.destroy_at).await?;
-        let record = AuditRecord::done(AuditEvent::KemBegun).detail(epoch.to_string());
-        Ok((epoch, record))
-    }
-}
-
-/// Records a new KEM key, unless there is one by now.
-struct Rotate {
-    row: KemKeyRow,
-    fresh_until: Timestamp,
-}
-
-impl Operation for Rotate {
-    type Output = ();
-    type Refusal = Taken;
-
-    fn key(&self) -> Key {
-        Key::ENVIRONMENT
-    }
-
-    async fn apply(
-        &mut self,
-        tx: &mut Tx<'_>,
-    ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
-        if any_fresh(tx, &self.row.identity_key, self.fresh_until).await? {
-            return Err(CommitError::Refused(Taken::Fresh));
-        }
-        kem_keys::insert(tx, &self.row).await?;
-        let record = AuditRecord::done(AuditEvent::KemRotated).detail(self.row.kid.as_str());
-        Ok(((), record))
-    }
-}
-
-/// Deletes the keys that nobody may use any more.
-struct End;
-
-impl Operation for End {
-    type Output = ();
-    type Refusal = std::convert::Infallible;
-
-    fn key(&self) -> Key {
-        Key::ENVIRONMENT
-    }
-
-    async fn apply(
-        &mut self,
-        tx: &mut Tx<'_>,
-    ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
-        kem_keys::delete_ended(tx).await?;
-        Ok(((), AuditRecord::done(AuditEvent::KemEnded)))
-    }
-}
-
-/// Forgets a key encryption key that the HSM no longer has.
-struct Destroyed {
-    epoch: u32,
-}
-
-impl Operation for Destroyed {
-    type Output = ();
-    type Refusal = std::convert::Infallible;
-
-    fn key(&self) -> Key {
-        Key::ENVIRONMENT
-    }
-
-    async fn apply(
-        &mut self,
-        tx: &mut Tx<'_>,
-    ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
-        kem_keys::delete_destroyed(tx, self.epoch).await?;
-        let record = AuditRecord::done(AuditEvent::KemDestroyed).detail(self.epoch.to_string());
-        Ok(((), record))
     }
 }
