@@ -61,6 +61,16 @@ pub enum KemError {
     NoKey,
 }
 
+impl KemError {
+    /// Logs what failed because of this, but for an outage of the database, which the store tells by itself.
+    pub fn log(&self, what: &'static str) {
+        match self {
+            Self::Store(error) => error.log(what),
+            other => tracing::error!(error = ?other, "{what}"),
+        }
+    }
+}
+
 struct Held {
     row: KemKeyRow,
     secret: KemSecretKey,
@@ -153,14 +163,16 @@ impl KemRing {
         if ended {
             self.commit(End).await?;
         }
+        // The new one first: its epoch follows those that are still known.
+        let mut done = Ok(());
         if ended || !self.holds(&valid, now) {
-            self.refresh().await?;
+            done = self.refresh().await.map(drop);
         }
+        // What fails for one keeps no other alive.
         for epoch in overdue.map_err(KemError::Store)? {
-            self.destroy(epoch).await?;
-            self.commit(Destroyed { epoch }).await?;
+            done = self.destroy(epoch).await.and(done);
         }
-        Ok(())
+        done
     }
 
     async fn destroy(&self, epoch: u32) -> Result<(), KemError> {
@@ -168,7 +180,7 @@ impl KemRing {
         if destroyed.map_err(KemError::Hsm)? {
             tracing::info!(epoch, "the key encryption key of a KEM key was destroyed");
         }
-        Ok(())
+        self.commit(Destroyed { epoch }).await
     }
 
     /// For operations that are never refused.
@@ -280,7 +292,7 @@ impl KemRing {
         }
         let refreshed = self.refresh().await;
         if let Err(error) = &refreshed {
-            tracing::error!(?error, "the KEM keys could not be refreshed");
+            error.log("the KEM keys could not be refreshed");
         }
         refreshed.is_ok()
     }

@@ -59,10 +59,7 @@ impl Housekeeping {
             self.create_profile.sweep();
             self.sign.sweep();
             if let Err(error) = self.kem.sweep().await {
-                tracing::error!(
-                    ?error,
-                    "KEM keys that have ended could not all be destroyed"
-                );
+                error.log("KEM keys that have ended could not all be destroyed");
             }
             round = round.wrapping_add(1);
             if round.is_multiple_of(KEM_EVERY) {
@@ -79,7 +76,7 @@ impl Housekeeping {
     /// The keys of the day.
     async fn renew(&self) {
         if let Err(error) = self.kem.refresh().await {
-            tracing::error!(?error, "the KEM keys could not be refreshed");
+            error.log("the KEM keys could not be refreshed");
         }
         if let Err(error) = self.response_keys.refresh().await {
             tracing::error!(?error, "the response key could not be replaced");
