@@ -125,7 +125,7 @@ impl ApiError {
     /// 404: no such route.
     #[must_use]
     pub fn no_route() -> Self {
-        Self::new(Code::NotFound, "No such resource")
+        Self::new(Code::RouteNotFound, "No such resource")
     }
 
     /// 405: no such method.

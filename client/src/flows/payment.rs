@@ -128,7 +128,8 @@ pub async fn abandon(wallet: &mut Wallet, appliance: &Appliance) -> Result<Aband
         Ok(session) if session.is_open() => {
             return Err(ClientError::NotAbandonable(session.state));
         }
-        // A session the server does not know is one it cannot sign in.
+        // A session the server does not know is one it cannot sign in. That answer is given to the proven owner of the
+        // whole request only; an altered request gets others.
         Err(error) if error.server_code() != Some("NOT_FOUND") => return Err(error),
         Ok(_) | Err(_) => {}
     }

@@ -96,7 +96,7 @@ impl ServerError {
     /// comes, genuinely signed, when somebody altered the request on its way and left its signature.
     #[must_use]
     pub fn is_of_this_request(&self) -> bool {
-        !matches!(self.status, 400 | 401 | 404 | 405 | 413)
+        !matches!(self.status, 400 | 401 | 404 | 405 | 413) && self.code != "FORBIDDEN_ROLE"
     }
 }
 

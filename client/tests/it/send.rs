@@ -347,7 +347,7 @@ async fn only_the_appliance_of_the_wallet_saying_that_it_knows_no_such_session_c
         Err(ClientError::OtherEnvironment(_))
     ));
 
-    for code in ["PROFILE_NOT_FOUND", "SOMETHING_ELSE"] {
+    for code in ["PROFILE_NOT_FOUND", "ROUTE_NOT_FOUND"] {
         look(&bench, refusal(404, code, "never"));
         let error = payment::abandon(&mut wallet, &bench.client)
             .await

@@ -78,6 +78,8 @@ codes! {
     ChainNotAllowed => FORBIDDEN, [Never];
     /// The profile does not exist, or belongs to somebody else.
     ProfileNotFound => NOT_FOUND, [Never];
+    /// There is no such route. Said before anything of the request is believed, so it says nothing of a session.
+    RouteNotFound => NOT_FOUND, [Never];
     /// The resource does not exist, or belongs to somebody else.
     NotFound => NOT_FOUND, [Never];
     /// The owner's devices do not allow it: too many, known already, or the last one.
