@@ -65,3 +65,6 @@ INSERT INTO idempotency_keys
 DROP TABLE idempotency;
 ALTER TABLE idempotency_keys RENAME TO idempotency;
 CREATE INDEX idempotency_by_age ON idempotency (created_at) WHERE spend = 0;
+
+-- What a device has open is given up with it.
+CREATE INDEX sessions_open_by_device ON sessions (device_key_id) WHERE state IN ('created', 'r1_done', 'r2_done');

@@ -460,6 +460,10 @@ impl StartKeygen {
         let (tenant, device) = (self.applicant.tenant(), self.applicant.device_key_id());
         let subject = self.applicant.subject();
         if let Some(known) = devices::find(tx, tenant, device).await? {
+            // It may have been enrolled, or revoked, while this request waited.
+            if known.revoked_at.is_some() || known.active_at > tx.now() {
+                return Err(CommitError::Refused(Error::SignatureInvalid));
+            }
             if let Some(subject) = subject {
                 bind(tx, known.owner_id, subject).await?;
             }

@@ -18,9 +18,7 @@ use crate::identity::replay::RequestProof;
 use crate::sessions::lifecycle;
 use crate::store::devices::DeviceRow;
 use crate::store::idempotency::{self, Kept, Scope};
-use crate::store::{
-    AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, devices, profiles, sessions,
-};
+use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, devices, sessions};
 
 const ENROL: &str = "POST /api/v1/profiles/:id/devices";
 const REVOKE: &str = "POST /api/v1/profiles/:id/devices/:keyId/revoke";
@@ -65,14 +63,16 @@ impl Devices {
         Self { steps, cooling_off }
     }
 
-    /// The devices of the owner of a profile, revoked ones too.
+    /// The devices of the owner of a profile: those that stand, then the last revoked ones.
     ///
     /// # Errors
     /// [`Error::ProfileNotFound`].
     pub async fn list(&self, owner: &Owner, profile: ProfileId) -> Result<Vec<DeviceRow>, Error> {
         let mut reader = self.steps.store.reader().await?;
         owned_profile(&mut reader, owner, profile).await?;
-        Ok(devices::of_owner(&mut reader, owner.owner_id()).await?)
+        let mut found = devices::standing(&mut reader, owner.owner_id()).await?;
+        found.extend(devices::revoked(&mut reader, owner.owner_id()).await?);
+        Ok(found)
     }
 
     /// Enrols a device, or finds what the same request enrolled before.
@@ -190,7 +190,7 @@ fn scope<'a>(owner: &'a Owner, route: &'static str, key: &'a IdempotencyKey) -> 
     }
 }
 
-/// What both operations look at once more.
+/// What both operations look at once more; the owner's devices that are not revoked.
 async fn look_again(
     tx: &mut Tx<'_>,
     owner: &Owner,
@@ -203,7 +203,7 @@ async fn look_again(
         // The same request is in flight: its own answer will be the one.
         return Err(crate::sessions::Refusal::Busy.into());
     }
-    Ok(devices::of_owner(tx, owner.owner_id()).await?)
+    Ok(devices::standing(tx, owner.owner_id()).await?)
 }
 
 /// Remembers what a request did to a device.
@@ -258,8 +258,7 @@ impl Enrol {
     async fn enrol(&self, tx: &mut Tx<'_>) -> Result<DeviceRow, Error> {
         let owner = &self.owner;
         let devices = look_again(tx, owner, &self.change, ENROL).await?;
-        let standing = devices.iter().filter(|device| device.revoked_at.is_none());
-        if standing.count() >= MAX_DEVICES {
+        if devices.len() >= MAX_DEVICES {
             return Err(Error::DeviceConflict(
                 "the owner has as many devices as there may be: revoke one first",
             ));
@@ -326,12 +325,13 @@ impl Revoke {
         let owner = &self.owner;
         let devices = look_again(tx, owner, &self.change, REVOKE).await?;
         let now = tx.now();
-        let (found, others): (Vec<_>, Vec<_>) = devices
-            .into_iter()
-            .partition(|device| device.device_key_id == self.device);
-        let mut found = found.into_iter().next().ok_or(Error::DeviceNotFound)?;
+        let mut found = devices::find(tx, owner.tenant(), &self.device)
+            .await?
+            .filter(|device| device.owner_id == owner.owner_id())
+            .ok_or(Error::DeviceNotFound)?;
         let acts = |device: &DeviceRow| device.revoked_at.is_none() && device.active_at <= now;
-        if acts(&found) && !others.iter().any(acts) {
+        let other = |device: &&DeviceRow| device.device_key_id != self.device;
+        if acts(&found) && !devices.iter().filter(other).any(acts) {
             return Err(Error::DeviceConflict(
                 "this is the last device that may act: enrol another one first",
             ));
@@ -354,11 +354,9 @@ async fn give_up_sessions(
     device: &DeviceKeyId,
 ) -> Result<Vec<SessionId>, Error> {
     let mut ended = Vec::new();
-    for profile in profiles::of_owner(tx, owner.tenant(), owner.owner_id()).await? {
-        for session in sessions::open_of_device(tx, profile, device).await? {
-            if lifecycle::give_up(tx, &session, SessionState::Aborted).await? {
-                ended.push(session.session_id);
-            }
+    for session in sessions::open_of_device(tx, owner.tenant(), device).await? {
+        if lifecycle::give_up(tx, &session, SessionState::Aborted).await? {
+            ended.push(session.session_id);
         }
     }
     Ok(ended)

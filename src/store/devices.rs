@@ -136,21 +136,56 @@ pub async fn find(
     row.map(DeviceRow::read_whole).transpose()
 }
 
-/// The devices of an owner, revoked ones too, in the order in which they were enrolled.
+/// The devices of an owner that are not revoked, all of them, in the order in which they were enrolled. What is decided
+/// about devices is decided by these.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn of_owner(
+pub async fn standing(
     reads: &mut impl Reads,
     owner: OwnerId,
 ) -> Result<Vec<DeviceRow>, StoreError> {
     let rows = reads
         .query(
-            select!("owner_id = $1 ORDER BY created_at, device_key_id LIMIT 1000"),
+            select!("owner_id = $1 AND revoked_at IS NULL ORDER BY created_at, device_key_id"),
             values![owner.to_string()],
         )
         .await?;
     rows.into_iter().map(DeviceRow::read_whole).collect()
+}
+
+/// The hundred devices of an owner that were revoked last, the latest first: for people only.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn revoked(reads: &mut impl Reads, owner: OwnerId) -> Result<Vec<DeviceRow>, StoreError> {
+    let rows = reads
+        .query(
+            select!(
+                "owner_id = $1 AND revoked_at IS NOT NULL \
+                 ORDER BY revoked_at DESC, device_key_id LIMIT 100"
+            ),
+            values![owner.to_string()],
+        )
+        .await?;
+    rows.into_iter().map(DeviceRow::read_whole).collect()
+}
+
+/// Whether a device is enrolled and not revoked. It then stays so until the transaction ends: its revocation waits, and
+/// sees all that the transaction did.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn hold(
+    tx: &mut Tx<'_>,
+    tenant: &TenantId,
+    key: &DeviceKeyId,
+) -> Result<bool, StoreError> {
+    let sql = tx.standing_device();
+    let row = tx
+        .query_one(sql, values![tenant.as_str(), key.as_str()])
+        .await?;
+    Ok(row.is_some())
 }
 
 /// Whom an owner is bound to.

@@ -365,6 +365,14 @@ impl Connection {
         Ok(!self.query(sql, values![name]).await?.is_empty())
     }
 
+    /// The query for a device that is not revoked, with the lock that keeps it so until the transaction ends.
+    pub(super) const fn standing_device(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => sqlite::STANDING_DEVICE,
+            Self::Postgres(_) => postgres::STANDING_DEVICE,
+        }
+    }
+
     /// The query for every column of every table: table, column, type, place in the primary key from 1, or 0.
     pub(super) const fn columns(&self) -> &'static str {
         match self {

@@ -155,6 +155,11 @@ impl<'a> Tx<'a> {
         self.now
     }
 
+    /// The query of [`super::devices::hold`].
+    pub(super) const fn standing_device(&self) -> &'static str {
+        self.connection.standing_device()
+    }
+
     /// The time of the database server, which all processes of it share; ours where there is no server.
     pub(super) async fn server_clock(&mut self) -> Result<Timestamp, StoreError> {
         let theirs = self.connection.server_clock().await?;

@@ -74,26 +74,6 @@ pub async fn find(reads: &mut impl Reads, id: ProfileId) -> Result<Option<Profil
     row.map(ProfileRow::read).transpose()
 }
 
-/// The profiles of an owner.
-///
-/// # Errors
-/// [`StoreError`] when the database fails.
-pub async fn of_owner(
-    reads: &mut impl Reads,
-    tenant: &TenantId,
-    owner: OwnerId,
-) -> Result<Vec<ProfileId>, StoreError> {
-    let rows = reads
-        .query(
-            "SELECT profile_id FROM profiles WHERE tenant = $1 AND owner_id = $2 ORDER BY profile_id",
-            values![tenant.as_str(), owner.to_string()],
-        )
-        .await?;
-    rows.into_iter()
-        .map(|row| row.of("profiles").parsed("profile_id", ProfileId::parse))
-        .collect()
-}
-
 /// A profile that enters key generation.
 pub struct NewProfile<'a> {
     /// Its id.

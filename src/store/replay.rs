@@ -1,7 +1,7 @@
 //! Nonces of signed requests that were acted on: each counts once.
 
 use super::engine::values;
-use super::{Reads, StoreError, Tx};
+use super::{Reads, StoreError, Tx, devices};
 use crate::domain::{DeviceKeyId, TenantId};
 
 /// Seconds for which a nonce is remembered. A request is believed for a minute after it was signed; the rest is for
@@ -53,24 +53,11 @@ pub async fn spend_enrolled(
     device: &DeviceKeyId,
     nonce: &[u8; 16],
 ) -> Result<Spending, StoreError> {
-    let expires_at = tx.now().plus_seconds(KEPT).as_micros();
-    let spent = tx
-        .execute_one(
-            "INSERT INTO request_nonces (device_key_id, nonce, expires_at) \
-             SELECT device_key_id, $3, $4 FROM devices \
-             WHERE tenant = $1 AND device_key_id = $2 AND revoked_at IS NULL \
-             ON CONFLICT (device_key_id, nonce) DO NOTHING",
-            values![tenant.as_str(), device.as_str(), nonce, expires_at],
-        )
-        .await?;
-    if spent {
-        return Ok(Spending::Spent);
-    }
-    Ok(if is_spent(tx, device, nonce).await? {
-        Spending::Replayed
+    if devices::hold(tx, tenant, device).await? {
+        spend(tx, device, nonce).await
     } else {
-        Spending::Revoked
-    })
+        Ok(Spending::Revoked)
+    }
 }
 
 /// Whether the nonce of a request is spent.

@@ -6,7 +6,7 @@ use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 use crate::domain::{
     DecisionId, DeviceKeyId, Generation, InstanceId, ProfileId, SessionId, SessionKind,
-    SessionState,
+    SessionState, TenantId,
 };
 
 /// A session.
@@ -127,21 +127,23 @@ pub async fn active_of(
     rows.into_iter().map(SessionRow::read).collect()
 }
 
-/// Sessions of a profile that a device has open and that are not being checked.
+/// The latest thousand sessions that a device has open and that are not being checked.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn open_of_device(
     reads: &mut impl Reads,
-    profile: ProfileId,
+    tenant: &TenantId,
     device: &DeviceKeyId,
 ) -> Result<Vec<SessionRow>, StoreError> {
     let rows = reads
         .query(
             select!(
-                "profile_id = $1 AND device_key_id = $2 AND state IN ('created', 'r1_done', 'r2_done')"
+                "device_key_id = $2 AND state IN ('created', 'r1_done', 'r2_done') AND EXISTS \
+                 (SELECT 1 FROM profiles WHERE profiles.profile_id = sessions.profile_id \
+                 AND profiles.tenant = $1) ORDER BY expires_at DESC LIMIT 1000"
             ),
-            values![profile.to_string(), device.as_str()],
+            values![tenant.as_str(), device.as_str()],
         )
         .await?;
     rows.into_iter().map(SessionRow::read).collect()

@@ -340,3 +340,26 @@ async fn a35_only_a_device_that_asks_itself_is_enrolled_and_the_last_one_stays()
         "{refused:?}"
     );
 }
+
+/// A thief who holds one device could otherwise enrol another where its owner does not see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a35_a_device_enrolled_after_very_many_others_is_listed_and_can_be_revoked() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    appliance.storage.tamper(
+        &appliance.environment(),
+        "WITH RECURSIVE n(i) AS (SELECT 10001 UNION ALL SELECT i + 1 FROM n WHERE i < 11500) \
+         INSERT INTO devices SELECT tenant, 'revoked-revoked-revoked-revoked-revok-' || i, owner_id, \
+         algorithm, public_key, 'x', created_at - 1, active_at - 1, created_at FROM devices, n",
+    );
+    let second = enrolled(&appliance, &wallet, "second", Algorithm::P256).await;
+    let path = api::devices_path(&profile(&wallet));
+    let listed = json_of(&get(&appliance, &wallet, &path).await);
+    let listed = listed["devices"].as_array().unwrap();
+    let active = listed.iter().filter(|device| device["status"] == "active");
+    assert_eq!(active.count(), 2);
+    assert!(listed.len() <= 110, "{}", listed.len());
+    assert_eq!(revoke(&appliance, &wallet, &second).await.status, 200);
+    assert_eq!(get(&appliance, &second, &path).await.status, 401);
+}

@@ -16,6 +16,10 @@ use crate::store::location::PostgresOptions;
 /// Longest wait for an answer of the server, beyond its own limits for a statement and for a lock.
 const ANSWER: Duration = Duration::from_secs(8);
 
+/// A device that is not revoked, and stays so until the transaction ends.
+pub(super) const STANDING_DEVICE: &str = "SELECT device_key_id FROM devices \
+     WHERE tenant = $1 AND device_key_id = $2 AND revoked_at IS NULL FOR SHARE";
+
 /// A table by its name.
 pub(super) const TABLE: &str = "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema() AND CAST(tablename AS TEXT) = $1";
 

@@ -19,6 +19,10 @@ const STATEMENTS: usize = 128;
 /// A table by its name.
 pub(super) const TABLE: &str = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name = $1";
 
+/// A device that is not revoked. Nobody else writes meanwhile.
+pub(super) const STANDING_DEVICE: &str = "SELECT device_key_id FROM devices \
+     WHERE tenant = $1 AND device_key_id = $2 AND revoked_at IS NULL";
+
 /// Every column of every table.
 pub(super) const COLUMNS: &str = "SELECT t.name, c.name, c.type, c.pk \
      FROM sqlite_schema AS t, pragma_table_info(t.name) AS c \

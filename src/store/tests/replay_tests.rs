@@ -1,5 +1,7 @@
 //! The nonce of a signed request counts once, whatever becomes of the database meanwhile.
 
+use std::time::{Duration, Instant};
+
 use countersign_mpc::owner_proof::{Algorithm, PublicKey};
 
 use super::Store;
@@ -57,6 +59,25 @@ impl Operation for Spend {
     }
 }
 
+/// Acts for the device and takes its time: on PostgreSQL, another transaction may run meanwhile.
+struct Slow;
+
+impl Operation for Slow {
+    type Output = ();
+    type Refusal = ();
+
+    fn key(&self) -> Key {
+        Key::CHAIN
+    }
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<()>> {
+        let spent = replay::spend_enrolled(tx, &tenant(), &device(), &[9; 16]).await?;
+        assert_eq!(spent, Spending::Spent);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(((), AuditRecord::done(AuditEvent::StepPermitted)))
+    }
+}
+
 /// Enrols or revokes the device.
 enum Change {
     Enrol,
@@ -90,6 +111,23 @@ impl Operation for Change {
         }
         Ok(((), AuditRecord::done(AuditEvent::KeygenRequested)))
     }
+}
+
+/// What a device was let in for is committed before its revocation, which therefore sees and ends it. SQLite has one
+/// transaction at a time.
+#[tokio::test]
+async fn a35_a_revocation_waits_for_what_its_device_has_begun() {
+    let database = Database::postgres().await;
+    let (one, other) = (database.store().await, database.reopened(64).await);
+    one.commit(Change::Enrol).await.unwrap().into_inner();
+    let begun = tokio::spawn(async move { one.commit(Slow).await.unwrap().into_inner() });
+    // Slow enough to be in the middle of it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!begun.is_finished());
+    let revoking = Instant::now();
+    other.commit(Change::Revoke).await.unwrap().into_inner();
+    assert!(revoking.elapsed() > Duration::from_millis(300));
+    begun.await.unwrap();
 }
 
 async fn outcome(store: &Store, operation: Spend) -> Result<(), Option<Spending>> {

@@ -18,7 +18,7 @@ use crate::service::devices::Devices;
 #[derive(Serialize, ToSchema)]
 #[schema(as = Devices)]
 pub(crate) struct Response {
-    /// In the order in which they were enrolled; revoked ones too.
+    /// Those that may act now or soon, in the order in which they were enrolled, then the hundred that were revoked last.
     devices: Vec<Device>,
 }
 
