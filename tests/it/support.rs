@@ -18,6 +18,7 @@ pub(crate) use signing::Signing;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// The chain of the tests: a test chain, so a development environment signs for it.
@@ -26,13 +27,16 @@ pub(crate) const CHAIN: u64 = 31_337;
 /// Somebody who receives.
 pub(crate) const RECIPIENT: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
 
-/// A port that was free a moment ago.
+/// A port that is free now and stays so: it is below those that connections are made from, and no test beside this one
+/// asks for it, because each is a process of its own.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    const EACH: u16 = 20;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let process = u16::try_from(std::process::id() % 1000).unwrap();
+    (0..EACH)
+        .map(|_| 10_000 + process * EACH + NEXT.fetch_add(1, Ordering::Relaxed) % EACH)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 /// The repository.
