@@ -2,10 +2,9 @@
 //!
 //! Two ways to die, and together they cover each point from both sides:
 //! - before a request is looked at: the wallet's progress report kills the process;
-//! - after a transaction is written and before anybody is told: a [`Trap`] kills the process at its n-th commit, and the
-//!   next start finds the transaction.
+//! - after a transaction is written and before anybody is told: a [`Trap`] kills the process at the commit that brings a
+//!   session into a state, and the next start finds the transaction.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use countersign_client::ClientError;
@@ -48,8 +47,8 @@ fn active_profile(appliance: &Appliance, address: &str) -> Option<String> {
     appliance.database().rows(&query).pop()
 }
 
-/// When the newest session was made.
-const NEWEST: &str = "SELECT COALESCE(MAX(created_at), 0) FROM sessions";
+/// The newest session; ids ascend with time.
+const NEWEST: &str = "SELECT COALESCE(MAX(session_id), '') FROM sessions";
 
 /// Opens a wallet that an interrupted run left behind, if there is one.
 fn reopen(appliance: &Appliance, name: &str) -> Option<Wallet> {
@@ -120,41 +119,28 @@ async fn a17_keygen_crash_before_each_request() {
 async fn a17_keygen_crash_after_each_commit() {
     let node = Node::start().await;
     let mut appliance = Appliance::start(&node).await;
-    let mut sweep = Sweep::new(&[
+    for state in [
         "r1_checking",
         "r1_done",
         "r2_checking",
         "r2_done",
         "r3_checking",
         "completed",
-    ]);
-    while sweep.goes_on() {
-        let name = format!("w{}", sweep.turns);
-        let before = appliance.database().number(NEWEST);
-        let trap = Trap::arm(&appliance, sweep.commit);
-        let outcome = appliance
-            .while_it_lives(try_create(&appliance, &name))
+    ] {
+        let before = appliance.database().value(NEWEST);
+        let new =
+            format!("SELECT state FROM sessions WHERE kind = 'keygen' AND session_id > '{before}'");
+        let trap = Trap::arm(&appliance, &new, state);
+        let died = appliance
+            .while_it_lives(try_create(&appliance, state))
             .await;
         drop(trap);
-        let died = outcome.is_none();
-        if let Some(created) = outcome {
-            drop(created);
-            sweep.lived();
-            if appliance.is_running() {
-                continue;
-            }
-        } else {
-            let new = format!(
-                "SELECT state FROM sessions WHERE kind = 'keygen' AND created_at > {before} ORDER BY created_at DESC"
-            );
-            sweep.died_in(appliance.database().rows(&new).first());
-        }
+        assert!(died.is_none(), "lived through {state}");
         appliance.kill();
+        assert_eq!(appliance.database().rows(&new).first().unwrap(), state);
         appliance.serve().await;
         consistent(&appliance);
-        if died {
-            finish_creation(&appliance, &node, &name).await;
-        }
+        finish_creation(&appliance, &node, state).await;
     }
 }
 
@@ -196,57 +182,6 @@ async fn finish_payment(
     assert_eq!(node.nonce(&address(wallet)).await, nonce + 1, "paid once");
     let pool = node.call("txpool_status", json!([])).await;
     assert_eq!(pool, json!({"pending": "0x0", "queued": "0x0"}));
-}
-
-/// Which commit to die at next, until every state was died in. Aims at the first one that is missing: which commit is its
-/// own may vary by one or two, because the audit chain is extended when its time comes.
-struct Sweep {
-    states: &'static [&'static str],
-    missing: BTreeSet<usize>,
-    commit: u32,
-    turns: u32,
-}
-
-impl Sweep {
-    fn new(states: &'static [&'static str]) -> Self {
-        Self {
-            states,
-            missing: (0..states.len()).collect(),
-            commit: 1,
-            turns: 0,
-        }
-    }
-
-    /// Died in the state that a row tells; without a row, before the first.
-    fn died_in(&mut self, row: Option<&String>) {
-        let place = row.map(|row| self.states.iter().position(|state| state == row));
-        if let Some(Some(place)) = place {
-            self.missing.remove(&place);
-        }
-        let early = match (place, self.missing.first()) {
-            (None, _) | (_, None) => true,
-            (Some(place), Some(aim)) => place.is_some_and(|place| place < *aim),
-        };
-        self.commit = if early {
-            self.commit + 1
-        } else {
-            self.commit - 1
-        }
-        .max(1);
-    }
-
-    /// The process lived to the end.
-    fn lived(&mut self) {
-        self.commit = (self.commit - 1).max(1);
-    }
-
-    fn goes_on(&mut self) -> bool {
-        self.turns += 1;
-        let missing = self.missing.iter().map(|place| self.states[*place]);
-        let missing: Vec<&str> = missing.collect();
-        assert!(self.turns < 40, "never died in {missing:?}");
-        !missing.is_empty()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,49 +233,38 @@ async fn a17_signing_crash_after_each_commit() {
     let node = Node::start().await;
     let mut appliance = Appliance::start(&node).await;
     let mut wallet = wallet_of(&appliance, &node, "w0").await;
-    let mut sweep = Sweep::new(&[
+    for state in [
         "created prepared",
         "r1_checking prepared",
         "r1_done prepared",
         "r2_checking prepared",
         "signed broadcasting",
         "signed submitted",
-    ]);
-    while sweep.goes_on() {
+    ] {
         let nonce = node.nonce(&address(&wallet)).await;
         let earlier = last_payment(&wallet);
-        let before = appliance.database().number(NEWEST);
-        let trap = Trap::arm(&appliance, sweep.commit);
+        let before = appliance.database().value(NEWEST);
+        let new = format!(
+            "SELECT s.state || ' ' || t.state FROM sessions s JOIN transactions t USING (session_id) \
+             WHERE s.session_id > '{before}'"
+        );
+        let trap = Trap::arm(&appliance, &new, state);
         let payment = async {
             let sent = pay(&mut wallet, &appliance, 1).await?;
             mined(&wallet, &appliance, &sent).await
         };
-        let lived = appliance.while_it_lives(payment).await.is_some();
+        let died = appliance.while_it_lives(payment).await;
         drop(trap);
-        if lived {
-            sweep.lived();
-        } else {
-            let new = format!(
-                "SELECT s.state || ' ' || t.state FROM sessions s JOIN transactions t USING (session_id) \
-                 WHERE s.created_at > {before}"
-            );
-            sweep.died_in(appliance.database().rows(&new).first());
-        }
-        if !appliance.is_running() {
-            appliance.kill();
-            appliance.serve().await;
-            consistent(&appliance);
-        }
+        assert!(died.is_none(), "lived through {state}");
+        appliance.kill();
+        assert_eq!(appliance.database().rows(&new).first().unwrap(), state);
+        appliance.serve().await;
+        consistent(&appliance);
         finish_payment(&mut wallet, &appliance, &node, earlier.as_ref(), nonce).await;
-        // A check that died counts against the key; three would ask for new shares, as they should.
-        let of_wallet = format!("WHERE profile_id = '{}'", profile(&wallet));
-        let suspects = format!("SELECT suspect_events FROM profiles {of_wallet}");
-        if appliance.database().number(&suspects) == 2 {
-            wallet = wallet_of(&appliance, &node, &format!("w{}", sweep.turns)).await;
-        }
     }
-    let unfit = "SELECT COUNT(*) FROM profiles WHERE key_state <> 'stable'";
-    assert_eq!(appliance.database().number(unfit), 0);
+    // The two checks that died count against the key; a third would ask for new shares.
+    let standing = "SELECT key_state || ' ' || suspect_events FROM profiles";
+    assert_eq!(appliance.database().value(standing), "stable 2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,26 +273,20 @@ async fn a03_three_checks_that_died_ask_for_new_shares() {
     let mut appliance = Appliance::start(&node).await;
     let mut wallet = wallet_of(&appliance, &node, "w").await;
     let standing = "SELECT key_state || ' ' || suspect_events FROM profiles";
-    let mut commit = 1;
-    while appliance.database().value(standing) != "refresh_required 3" {
-        let before = appliance.database().value(standing);
+    for expected in ["stable 1", "stable 2", "refresh_required 3"] {
         {
             let signing = Signing::prepare(&appliance, &wallet, 1).await;
             let (_, message) = signing.first();
             let (sealed, _) = signing.sealed(MessageType::Sign1, &message).await;
-            let _trap = Trap::arm(&appliance, commit);
-            // The answer does not wait for its conclusion to be durable, so the process may die with either.
-            appliance.while_it_lives(signing.try_post(&sealed)).await;
+            let checking = "SELECT COUNT(*) FROM sessions WHERE state = 'r1_checking'";
+            let _trap = Trap::arm(&appliance, checking, "1");
+            let died = appliance.while_it_lives(signing.try_post(&sealed)).await;
+            assert!(died.is_none(), "lived through its check");
         }
-        if !appliance.is_running() {
-            appliance.kill();
-            appliance.serve().await;
-            consistent(&appliance);
-        }
-        // Commit by commit until the check is on disk and has no verdict; that one is the right one from then on.
-        if appliance.database().value(standing) == before {
-            commit = commit % 3 + 1;
-        }
+        appliance.kill();
+        appliance.serve().await;
+        consistent(&appliance);
+        assert_eq!(appliance.database().value(standing), expected);
     }
     let refused = pay(&mut wallet, &appliance, 1).await.err().unwrap();
     assert_eq!(refused.server_code(), Some("KEY_REFRESH_REQUIRED"));

@@ -160,7 +160,11 @@ async fn a03_the_check_of_a_killed_instance_is_ended_by_the_other_once_its_lease
     let request = signed(&one, &wallet, &Request::post(api::SIGN, &body).unwrap());
     {
         // The admission is committed, and whoever was to check is dead.
-        let _trap = Trap::arm(&one, 1);
+        let _trap = Trap::arm(
+            &one,
+            "SELECT state FROM sessions WHERE kind = 'sign'",
+            "r1_checking",
+        );
         let answer = one.client.transport().send(&request).await;
         assert!(answer.is_err(), "{answer:?}");
     }

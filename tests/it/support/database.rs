@@ -66,7 +66,7 @@ impl Database {
 }
 
 /// `hex(column)` is `SQLite`'s.
-fn in_postgres(query: &str) -> String {
+pub(crate) fn in_postgres(query: &str) -> String {
     let mut parts = query.split("hex(");
     let mut text = parts.next().unwrap().to_owned();
     for part in parts {
