@@ -34,7 +34,7 @@ impl<'a> Trap<'a> {
             (Storage::Postgres(database), _) => {
                 Self::Commit(AtCommit::arm(database, appliance.pid(), query, row))
             }
-            _ => unreachable!("a database is of its engine"),
+            _ => panic!("the database is of another engine"),
         }
     }
 }
