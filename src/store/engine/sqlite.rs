@@ -40,13 +40,15 @@ pub(in crate::store) const INTEGRITY: &str =
 pub(in crate::store) struct Connection {
     /// Absent while a blocking thread has it, and for good if that query's caller went away.
     inner: Option<rusqlite::Connection>,
-    reads_elsewhere: bool,
+    /// Whether it must not wait on the thread that asks.
+    asked_from_async: bool,
 }
 
 impl Connection {
     pub(super) fn writer(path: &Path) -> Result<Self, EngineError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let inner = open(path, flags)?;
+        inner.busy_timeout(BUSY)?;
         // FULL, not NORMAL: in WAL mode NORMAL may lose the last commits with the power, and a lost
         // nonce reservation is a double payment.
         inner.execute_batch(
@@ -54,7 +56,7 @@ impl Connection {
         )?;
         Ok(Self {
             inner: Some(inner),
-            reads_elsewhere: false,
+            asked_from_async: false,
         })
     }
 
@@ -62,7 +64,7 @@ impl Connection {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         Ok(Self {
             inner: Some(open(path, flags)?),
-            reads_elsewhere: true,
+            asked_from_async: true,
         })
     }
 
@@ -78,20 +80,44 @@ impl Connection {
         Ok(u64::try_from(changed).unwrap_or(u64::MAX))
     }
 
+    /// A read runs where it is asked for: it looks at a few pages in memory (no statement reads a whole table), and
+    /// handing it to another thread and back costs several times as much. Only what must wait for another process goes
+    /// elsewhere.
     pub(super) async fn query(
         &mut self,
         sql: &'static str,
         values: &[Value<'_>],
     ) -> Result<Vec<Row>, EngineError> {
-        if !self.reads_elsewhere {
-            let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
-            return query(inner, sql, values);
+        let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
+        let rows = query(inner, sql, values);
+        if !self.asked_from_async {
+            return rows;
         }
+        match rows {
+            Err(EngineError::Sqlite(error)) if is_busy(&error) => self.wait(sql, values).await,
+            rows => {
+                // Many reads in a row let others have their turn.
+                tokio::task::consume_budget().await;
+                rows
+            }
+        }
+    }
+
+    /// Reads on a thread that may wait, for as long as it takes others to give the file free.
+    async fn wait(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<Vec<Row>, EngineError> {
         let inner = self.inner.take().ok_or(EngineError::Gone)?;
         let values: Vec<Value<'static>> = values.iter().cloned().map(Value::into_owned).collect();
         let done = tokio::task::spawn_blocking(move || {
-            let rows = query(&inner, sql, &values);
-            (inner, rows)
+            let rows = inner
+                .busy_timeout(BUSY)
+                .map_err(EngineError::from)
+                .and_then(|()| query(&inner, sql, &values));
+            let reset = inner.busy_timeout(Duration::ZERO);
+            (inner, rows.and_then(|rows| Ok(reset.map(|()| rows)?)))
         });
         let (inner, rows) = done.await.map_err(|_| EngineError::Gone)?;
         self.inner = Some(inner);
@@ -134,6 +160,15 @@ pub(super) fn is_outage(error: &rusqlite::Error) -> bool {
     )
 }
 
+/// Another process has the file for itself at the moment.
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode as E;
+    matches!(
+        error.sqlite_error_code(),
+        Some(E::DatabaseBusy | E::DatabaseLocked)
+    )
+}
+
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode as E;
     matches!(
@@ -144,7 +179,7 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 
 fn open(path: &Path, flags: OpenFlags) -> Result<rusqlite::Connection, EngineError> {
     let connection = rusqlite::Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY)?;
+    connection.busy_timeout(Duration::ZERO)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF")?;
     Ok(connection)
@@ -253,5 +288,38 @@ impl Connection {
         let inner = self.inner.as_ref().ok_or(EngineError::Gone)?;
         inner.prepare(sql)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_must_wait_for_another_process_keeps_nobody_else_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.db");
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute_batch("CREATE TABLE t (n)").unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let mut reader = Connection::reader(&path).unwrap();
+
+        let read = async {
+            let rows = reader.query("SELECT n FROM t", &[]).await;
+            (rows.unwrap().len(), std::time::Instant::now())
+        };
+        // On the same thread: it is only reached if the read does not hold the thread.
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = std::time::Instant::now();
+            other
+                .execute_batch("INSERT INTO t VALUES (1); COMMIT")
+                .unwrap();
+            now
+        };
+        let ((rows, read), freed) = tokio::join!(read, others);
+        assert_eq!(rows, 1);
+        assert!(read >= freed);
     }
 }
