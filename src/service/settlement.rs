@@ -86,7 +86,7 @@ impl Settlement {
     }
 
     /// Looks once after a transaction, a just signed one among them: hands it to its node or asks for its
-    /// fate. `None` if its state could not be recorded: the watch goes on with it.
+    /// fate, and says what it found. `None` if that could not be recorded: the watch goes on with it.
     pub async fn look_at(&self, row: TransactionRow) -> Option<TransactionState> {
         // A chain that is no longer configured keeps its transactions; nothing is decided about them.
         let found = match self.chains.node(row.chain_id) {
@@ -115,8 +115,8 @@ impl Settlement {
         };
         let advance = Advance { row, progress };
         match self.store.commit(advance).await {
-            Ok(_) => Some(to),
-            Err(CommitError::Refused(_)) => None,
+            // Another look has recorded its finding meanwhile; this one is as true.
+            Ok(_) | Err(CommitError::Refused(MovedOn)) => Some(to),
             Err(CommitError::Store(error)) => {
                 error.log("the progress of a transaction could not be recorded");
                 None
