@@ -8,6 +8,7 @@
 
 mod life;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct KemRing {
     tenant: String,
     held: RwLock<Vec<Arc<Held>>>,
     looked: Mutex<Instant>,
+    /// The last epoch whose destruction was tried. What fails for ever waits for its next turn behind all others.
+    tried: AtomicU32,
 }
 
 impl KemRing {
@@ -106,6 +109,7 @@ impl KemRing {
             tenant,
             held: RwLock::default(),
             looked: Mutex::new(Instant::now()),
+            tried: AtomicU32::new(0),
         };
         ring.destroy(FIRST_EPOCH).await?;
         ring.sweep().await?;
@@ -123,6 +127,8 @@ impl KemRing {
     pub async fn refresh(&self) -> Result<Made, KemError> {
         let now = clock::now();
         let mut rows = self.valid(now).await?;
+        // SECURITY: before anything that can fail. A key that has ended does not stay until there is another one.
+        self.forget_ended(&rows);
         let mut made = Made::Here;
         if !rows.iter().any(|row| self.is_fresh(row, now)) {
             made = self.create(now).await?;
@@ -148,6 +154,11 @@ impl KemRing {
         Ok(made)
     }
 
+    fn forget_ended(&self, valid: &[KemKeyRow]) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|held| valid.iter().any(|row| row.kid == held.row.kid));
+    }
+
     /// Deletes what has ended, here, in the database and in the HSM.
     ///
     /// # Errors
@@ -156,7 +167,8 @@ impl KemRing {
         let now = clock::now();
         let mut reader = self.store.reader().await.map_err(KemError::Store)?;
         let ended = kem_keys::any_ended(&mut reader, now).await;
-        let overdue = kem_keys::overdue(&mut reader, now).await;
+        let tried = self.tried.load(Ordering::Relaxed);
+        let overdue = kem_keys::overdue(&mut reader, now, tried).await;
         drop(reader);
         let valid = self.valid(now).await?;
         let ended = ended.map_err(KemError::Store)?;
@@ -169,7 +181,10 @@ impl KemRing {
             done = self.refresh().await.map(drop);
         }
         // What fails for one keeps no other alive.
-        for epoch in overdue.map_err(KemError::Store)? {
+        let overdue = overdue.map_err(KemError::Store)?;
+        let tried = overdue.last().copied().unwrap_or(0);
+        self.tried.store(tried, Ordering::Relaxed);
+        for epoch in overdue {
             done = self.destroy(epoch).await.and(done);
         }
         done

@@ -66,13 +66,21 @@ pub async fn any_ended(reads: &mut impl Reads, now: Timestamp) -> Result<bool, S
     Ok(!rows.is_empty())
 }
 
-/// Epochs of the key encryption keys that are to be destroyed at `now`.
+/// Epochs of the key encryption keys that are to be destroyed at `now`: the next few behind `after`.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn overdue(reads: &mut impl Reads, now: Timestamp) -> Result<Vec<u32>, StoreError> {
-    let sql = "SELECT epoch FROM kem_keks WHERE destroy_at <= $1 ORDER BY epoch LIMIT 8";
-    let rows = reads.query(sql, values![now.as_micros()]).await?;
+pub async fn overdue(
+    reads: &mut impl Reads,
+    now: Timestamp,
+    after: u32,
+) -> Result<Vec<u32>, StoreError> {
+    let rows = reads
+        .query(
+            "SELECT epoch FROM kem_keks WHERE destroy_at <= $1 AND epoch > $2 ORDER BY epoch LIMIT 8",
+            values![now.as_micros(), i64::from(after)],
+        )
+        .await?;
     rows.into_iter()
         .map(|row| row.of("kem_keks").number("epoch"))
         .collect()

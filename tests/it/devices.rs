@@ -1,5 +1,9 @@
 //! Several devices for one owner: enrolled by one another, revoked by any of them (`protocol.md` 4, A35).
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
 use countersign_client::api::{self, EnrolDevice};
 use countersign_client::flows::devices;
 use countersign_client::keystore::{KdfParams, Wallet};
@@ -8,6 +12,8 @@ use countersign_client::{ClientError, Keystore};
 use countersign_mpc::owner_proof::Algorithm;
 use serde_json::{Value, json};
 
+use crate::kem::begin;
+use crate::support::engine::Storage;
 use crate::support::signing::{fresh_key, get, json_of, post, refusal, transaction};
 use crate::support::wallet::{mined, passphrase, profile, send, send_and_mine};
 use crate::support::{Appliance, Node, Signing, wallet_of};
@@ -362,4 +368,87 @@ async fn a35_a_device_enrolled_after_very_many_others_is_listed_and_can_be_revok
     assert!(listed.len() <= 110, "{}", listed.len());
     assert_eq!(revoke(&appliance, &wallet, &second).await.status, 200);
     assert_eq!(get(&appliance, &second, &path).await.status, 401);
+}
+
+/// A change of the database that has begun and is not committed: readers see what was before, writers wait.
+enum Change {
+    Sqlite(rusqlite::Connection),
+    Postgres(Child),
+}
+
+impl Change {
+    fn begin(appliance: &Appliance, sql: &str) -> Self {
+        match &*appliance.storage {
+            Storage::Sqlite => {
+                let file = appliance.environment().join("countersign.db");
+                let connection = rusqlite::Connection::open(file).unwrap();
+                connection.busy_timeout(Duration::from_secs(5)).unwrap();
+                let begin = format!("BEGIN IMMEDIATE; {sql}");
+                connection.execute_batch(&begin).unwrap();
+                Self::Sqlite(connection)
+            }
+            Storage::Postgres(database) => {
+                let mut shell = database
+                    .server
+                    .psql(&database.name)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let says = shell.stdin.as_mut().unwrap();
+                // What every request that writes writes first.
+                let lock = "LOCK TABLE request_nonces IN SHARE ROW EXCLUSIVE MODE";
+                writeln!(says, "BEGIN; {lock}; {sql};\n\\echo begun").unwrap();
+                let mut line = String::new();
+                let hears = shell.stdout.take().unwrap();
+                BufReader::new(hears).read_line(&mut line).unwrap();
+                assert_eq!(line.trim(), "begun");
+                Self::Postgres(shell)
+            }
+        }
+    }
+
+    fn commit(self) {
+        match self {
+            Self::Sqlite(connection) => connection.execute_batch("COMMIT").unwrap(),
+            Self::Postgres(mut shell) => {
+                let mut says = shell.stdin.take().unwrap();
+                writeln!(says, "COMMIT;").unwrap();
+                drop(says);
+                assert!(shell.wait().unwrap().success());
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a35_a_device_that_stops_being_active_while_its_request_waits_makes_no_wallet() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let first = wallet_of(&appliance, &node, "first").await;
+    let identity = appliance.client.identity().await.unwrap();
+    let profiles = "SELECT COUNT(*) FROM profiles";
+    for (column, name) in [("active_at", "pending"), ("revoked_at", "revoked")] {
+        let second = enrolled(&appliance, &first, name, Algorithm::P256).await;
+        let before = appliance.database().number(profiles);
+        let key = second.device().thumbprint();
+        let change = Change::begin(
+            &appliance,
+            &format!(
+                "UPDATE devices SET {column} = created_at + 3600000000 WHERE device_key_id = '{key}'"
+            ),
+        );
+        let request_key = fresh_key();
+        let request = begin(&appliance, &second, &identity, &request_key);
+        let committed = async {
+            // By then the request has passed the look at its device, which is active as far as anybody can see.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            change.commit();
+        };
+        let (reply, ()) = tokio::join!(request, committed);
+        // Whoever looks afterwards is told DEVICE_PENDING.
+        let expected = (401, "SIGNATURE_INVALID".to_owned());
+        assert_eq!(refusal(&reply), expected, "{name}");
+        assert_eq!(appliance.database().number(profiles), before, "{name}");
+    }
 }

@@ -60,7 +60,12 @@ fn kids(appliance: &Appliance) -> Vec<String> {
 }
 
 /// The first request of a key generation, sealed to the key in `identity`.
-async fn begin(appliance: &Appliance, wallet: &Wallet, identity: &Identity, key: &str) -> Reply {
+pub(crate) async fn begin(
+    appliance: &Appliance,
+    wallet: &Wallet,
+    identity: &Identity,
+    key: &str,
+) -> Reply {
     let (_, message) = P1Keygen::start().unwrap();
     let place = MessageBinding {
         profile_id: key,
@@ -80,9 +85,8 @@ async fn begin(appliance: &Appliance, wallet: &Wallet, identity: &Identity, key:
     deliver(appliance, &signed(appliance, wallet, &request)).await
 }
 
-/// Lets 48 hours pass for the KEM keys; the appliance is stopped meanwhile.
-async fn after_48_hours(appliance: &mut Appliance) {
-    appliance.stop().await;
+/// Lets 48 hours pass for the KEM keys.
+fn let_48_hours_pass(appliance: &Appliance) {
     for sql in [
         format!(
             "UPDATE kem_keys SET not_before = not_before - {LIFE}, not_after = not_after - {LIFE}"
@@ -93,7 +97,37 @@ async fn after_48_hours(appliance: &mut Appliance) {
     ] {
         appliance.storage.tamper(&appliance.environment(), &sql);
     }
+}
+
+/// The same while it is stopped.
+async fn after_48_hours(appliance: &mut Appliance) {
+    appliance.stop().await;
+    let_48_hours_pass(appliance);
     appliance.serve().await;
+}
+
+/// From now on the database refuses this for rows of `kem_keks`, until the trigger is dropped.
+fn refuse(appliance: &Appliance, when: &str, condition: &str) {
+    let sql = match Engine::of_this_run() {
+        Engine::Sqlite => format!(
+            "CREATE TRIGGER refused {when} ON kem_keks WHEN {condition} \
+             BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        ),
+        Engine::Postgres => format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE EXCEPTION 'refused by the test'; END $$; \
+             CREATE TRIGGER refused {when} ON kem_keks FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse()"
+        ),
+    };
+    appliance.storage.tamper(&appliance.environment(), &sql);
+}
+
+fn refuse_no_more(appliance: &Appliance) {
+    let sql = match Engine::of_this_run() {
+        Engine::Sqlite => "DROP TRIGGER refused",
+        Engine::Postgres => "DROP TRIGGER refused ON kem_keks",
+    };
+    appliance.storage.tamper(&appliance.environment(), sql);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,16 +215,7 @@ async fn two_instances_make_one_kem_key_and_destroy_it_together() {
     assert_eq!(on_token(&one).len(), 1);
 
     // Both notice within a moment that it has ended.
-    for sql in [
-        format!(
-            "UPDATE kem_keys SET not_before = not_before - {LIFE}, not_after = not_after - {LIFE}"
-        ),
-        format!(
-            "UPDATE kem_keks SET claimed_at = claimed_at - {LIFE}, destroy_at = destroy_at - {LIFE}"
-        ),
-    ] {
-        one.storage.tamper(&one.environment(), &sql);
-    }
+    let_48_hours_pass(&one);
     let second = eventually("both have the next key", 20, async || {
         let (here, there) = (kid(&one).await?, kid(&two).await?);
         (here == there && here != first).then_some(here)
@@ -204,4 +229,60 @@ async fn two_instances_make_one_kem_key_and_destroy_it_together() {
     )
     .await;
     wallet_of(&two, &node, "main").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a33_keys_that_have_ended_are_destroyed_while_no_new_one_can_be_made() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let before = kids(&appliance);
+    refuse(&appliance, "BEFORE INSERT", "1 = 1");
+    let_48_hours_pass(&appliance);
+    eventually("it is destroyed on the token", 20, async || {
+        on_token(&appliance).is_empty().then_some(())
+    })
+    .await;
+    eventually("it is forgotten", 20, async || {
+        let rows = "SELECT COUNT(*) FROM kem_keks";
+        (kids(&appliance).is_empty() && appliance.database().number(rows) == 0).then_some(())
+    })
+    .await;
+    assert!(appliance.client.identity_document().await.is_err());
+
+    refuse_no_more(&appliance);
+    let after = eventually("the next one is made", 20, async || {
+        let now = kids(&appliance);
+        (!now.is_empty()).then_some(now)
+    })
+    .await;
+    assert_ne!(after, before);
+    wallet_of(&appliance, &node, "main").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a33_keys_whose_destruction_fails_for_ever_keep_no_other_alive() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let before = on_token(&appliance);
+    // More of them than one look takes, and all before the one of today.
+    refuse(&appliance, "BEFORE DELETE", "OLD.epoch < 100");
+    appliance.storage.tamper(
+        &appliance.environment(),
+        "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 21) \
+         INSERT INTO kem_keks (epoch, claimed_at, destroy_at) SELECT i, 0, 0 FROM n",
+    );
+    let_48_hours_pass(&appliance);
+    eventually("the one that has ended is destroyed", 20, async || {
+        let now = on_token(&appliance);
+        (now.len() == 1 && now != before).then_some(())
+    })
+    .await;
+    let stuck = "SELECT COUNT(*) FROM kem_keks WHERE epoch < 100";
+    assert_eq!(appliance.database().number(stuck), 20);
+
+    refuse_no_more(&appliance);
+    eventually("and the others when they can be", 20, async || {
+        (appliance.database().number(stuck) == 0).then_some(())
+    })
+    .await;
 }

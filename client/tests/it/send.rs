@@ -239,6 +239,36 @@ async fn a_refused_transaction_leaves_nothing_to_continue() {
     assert!(wallet.payment().is_none());
 }
 
+/// These come before the owner is known: also, genuinely signed, when somebody on the way altered the request or sent it
+/// with another certificate. The payment may have been prepared all the same.
+#[tokio::test]
+async fn a33_a_refusal_that_others_can_bring_about_does_not_make_the_wallet_forget_its_payment() {
+    let bench = Bench::start().await;
+    let mut wallet = bench.create().await.unwrap();
+    let mut keys = std::collections::BTreeSet::new();
+    for (status, code) in [
+        (403, "FORBIDDEN_ROLE"),
+        (401, "SIGNATURE_INVALID"),
+        (400, "INVALID_REQUEST"),
+        (404, "PROFILE_NOT_FOUND"),
+        (405, "METHOD_NOT_ALLOWED"),
+        (413, "BODY_TOO_LARGE"),
+    ] {
+        bench
+            .server
+            .fault(Fault::Refuse("transaction", status, code, "never"));
+        let error = bench.send(&mut wallet).await.unwrap_err();
+        assert_eq!(error.server_code(), Some(code));
+        let Some(kept) = wallet.payment().filter(|payment| payment.is_open()) else {
+            panic!("{code}: the payment is forgotten");
+        };
+        keys.insert(kept.idempotency_key.clone());
+    }
+    assert_eq!(keys.len(), 1, "one payment under one key");
+    bench.send(&mut wallet).await.unwrap();
+    assert!(keys.contains(&wallet.payment().unwrap().idempotency_key));
+}
+
 #[tokio::test]
 async fn an_unstarted_payment_is_continued_under_its_key_or_replaced() {
     let bench = Bench::start().await;

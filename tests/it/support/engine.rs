@@ -256,13 +256,14 @@ impl Storage {
         }
     }
 
-    /// Changes rows behind the back of an appliance that does not run.
+    /// Changes rows behind the appliance's back.
     pub(crate) fn tamper(&self, environment: &Path, sql: &str) {
         match self {
             Self::Sqlite => {
                 let file = environment.join("countersign.db");
-                let status = Command::new("sqlite3").arg(file).arg(sql).status();
-                assert!(status.unwrap().success(), "{sql}");
+                let mut shell = Command::new("sqlite3");
+                shell.args(["-cmd", ".timeout 5000"]).arg(file).arg(sql);
+                assert!(shell.status().unwrap().success(), "{sql}");
             }
             Self::Postgres(database) => drop(database.server.run(&database.name, &[sql])),
         }
