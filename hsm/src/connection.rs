@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CallError, RvError};
@@ -43,6 +43,9 @@ pub(crate) struct Connection {
     pub(crate) info: TokenInfo,
     pub(crate) canaries: Canaries,
     pub(crate) public_keys: PublicKeys,
+    /// Held for writing by whatever makes or destroys an object, for reading by searches that run beside it: SoftHSM
+    /// 2.6.1 shows half an object to a search, and fails to make the other half.
+    pub(crate) objects: RwLock<()>,
     pkcs11: Pkcs11,
     label: String,
     pin: Pin,
@@ -89,6 +92,7 @@ impl Connection {
             info,
             canaries: Canaries::default(),
             public_keys: PublicKeys::default(),
+            objects: RwLock::default(),
             pkcs11,
             label,
             pin,

@@ -1,15 +1,24 @@
-//! Small write-once data objects on the token: the environment object, later the anti-rollback anchor.
+//! Small data objects on the token, each written once: one by its label, or a set under an application's name whose
+//! members come and go. No attribute is ever changed: not every module can.
 
-use cryptoki::object::{Attribute, ObjectClass};
+use std::time::Duration;
+
+use cryptoki::context::Function;
+use cryptoki::error::Error as CallError;
+use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki_sys::CKA_VALUE;
 
-use crate::error::HsmError;
+use crate::error::{ErrorClass, HsmError};
 use crate::profile::Wanted;
 use crate::worker::Lane;
 
 /// Largest data object, bytes.
 pub const MAX_DATA: usize = 4096;
 const APPLICATION: &[u8] = b"countersign";
+/// Times a set is read anew because a member that was found is gone: somebody replaces it right now.
+const TRIES: usize = 4;
+/// Pause before that.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Reads the private data object with this label.
 pub(crate) fn read(lane: &Lane, label: &str) -> Result<Option<Vec<u8>>, HsmError> {
@@ -22,10 +31,14 @@ pub(crate) fn read(lane: &Lane, label: &str) -> Result<Option<Vec<u8>>, HsmError
     let Some(handle) = lane.find_one(&template, || format!("labelled {label:?}"))? else {
         return Ok(None);
     };
+    value(lane, handle).map(Some)
+}
+
+fn value(lane: &Lane, handle: ObjectHandle) -> Result<Vec<u8>, HsmError> {
     let mut buffer = vec![0; MAX_DATA];
     let raw = &lane.connection.raw;
     match raw.attribute(&lane.session, handle, CKA_VALUE, &mut buffer)? {
-        Some(value) => Ok(Some(value.to_vec())),
+        Some(value) => Ok(value.to_vec()),
         None => Err(HsmError::Name(
             "a data object on the token exceeds 4096 bytes",
         )),
@@ -42,23 +55,117 @@ pub(crate) fn store(lane: &Lane, label: &str, value: &[u8]) -> Result<(), HsmErr
         Some(_) => return Err(HsmError::DataConflict(label.to_owned())),
         None => {}
     }
+    create(lane, APPLICATION, label, value)?;
+    match read(lane, label)? {
+        Some(stored) if stored == value => Ok(()),
+        _ => Err(unread()),
+    }
+}
+
+/// The values of all members of a set, beside whoever adds and removes them.
+pub(crate) fn read_set(lane: &Lane, set: &str) -> Result<Vec<Vec<u8>>, HsmError> {
+    let mut tries = 1;
+    loop {
+        let objects = lane.connection.objects.read();
+        let found = members(lane, set);
+        drop(objects);
+        let whole = matches!(&found, Ok(values) if values.iter().all(|value| !value.is_empty()));
+        if whole || tries == TRIES || !may_be_in_between(&found) {
+            // What stays empty was never finished: it says nothing.
+            return found.map(|mut values| {
+                values.retain(|value| !value.is_empty());
+                values
+            });
+        }
+        tries += 1;
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Whether another process may just be making or destroying a member.
+fn may_be_in_between(found: &Result<Vec<Vec<u8>>, HsmError>) -> bool {
+    match found {
+        Ok(_) => true,
+        Err(HsmError::Call { class, cause }) => {
+            let attribute = matches!(cause, CallError::Pkcs11(_, Function::GetAttributeValue));
+            *class == ErrorClass::Handle || (attribute && *class == ErrorClass::Token)
+        }
+        Err(_) => false,
+    }
+}
+
+fn members(lane: &Lane, set: &str) -> Result<Vec<Vec<u8>>, HsmError> {
+    let template = [
+        Attribute::Class(ObjectClass::DATA),
+        Attribute::Token(true),
+        Attribute::Application(set.as_bytes().to_vec()),
+    ];
+    let handles = lane.find_all(&template)?;
+    handles.into_iter().map(|at| value(lane, at)).collect()
+}
+
+/// Adds a member to a set and reads it back; a member of the same content is enough.
+pub(crate) fn add_to_set(
+    lane: &Lane,
+    set: &str,
+    label: &str,
+    value: &[u8],
+) -> Result<(), HsmError> {
+    if value.len() > MAX_DATA {
+        return Err(HsmError::Name("a data object is at most 4096 bytes"));
+    }
+    if members(lane, set)?.iter().any(|other| other == value) {
+        return Ok(());
+    }
+    let made = create(lane, set.as_bytes(), label, value)?;
+    match self::value(lane, made) {
+        Ok(stored) if stored == value => Ok(()),
+        Ok(_) => Err(unread()),
+        // It was there, and whoever has put another in its place has removed it already.
+        Err(error) if error.kind() == ErrorClass::Handle => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Destroys the members of a set that have this label.
+pub(crate) fn remove_from_set(lane: &Lane, set: &str, label: &str) -> Result<(), HsmError> {
+    let template = [
+        Attribute::Class(ObjectClass::DATA),
+        Attribute::Token(true),
+        Attribute::Application(set.as_bytes().to_vec()),
+        Attribute::Label(label.as_bytes().to_vec()),
+    ];
+    for handle in lane.find_all(&template)? {
+        match lane.session.destroy_object(handle).map_err(HsmError::from) {
+            // Another process was faster.
+            Err(error) if error.kind() == ErrorClass::Handle => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn create(
+    lane: &Lane,
+    application: &[u8],
+    label: &str,
+    value: &[u8],
+) -> Result<ObjectHandle, HsmError> {
     let profile = &lane.connection.profile;
     let mut template = vec![
         Attribute::Class(ObjectClass::DATA),
         Attribute::Token(true),
         Attribute::Private(true),
-        Attribute::Application(APPLICATION.to_vec()),
+        Attribute::Application(application.to_vec()),
         Attribute::Label(label.as_bytes().to_vec()),
         Attribute::Value(value.to_vec()),
     ];
     if !profile.drops(Wanted::Modifiable) {
         template.push(Attribute::Modifiable(false));
     }
-    lane.session.create_object(&template)?;
-    match read(lane, label)? {
-        Some(stored) if stored == value => Ok(()),
-        _ => Err(HsmError::Untrustworthy(
-            "a data object that does not read back",
-        )),
-    }
+    Ok(lane.session.create_object(&template)?)
+}
+
+const fn unread() -> HsmError {
+    HsmError::Untrustworthy("a data object that does not read back")
 }

@@ -1,7 +1,7 @@
 //! The public handle: async operations over worker threads.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -161,6 +161,31 @@ impl Token {
         header.open(&dek, &aad, sealed).map_err(HsmError::Damaged)
     }
 
+    /// As [`Token::open_sealed`], and reads a set of data objects before, in the same hand-over to a worker: for whoever
+    /// must look at both before using the payload.
+    ///
+    /// # Errors
+    /// As [`Token::open_sealed`] and [`Token::read_set`].
+    pub async fn open_sealed_with_set(
+        &self,
+        set: &str,
+        sealed: Vec<u8>,
+        aad: ObjectAad,
+    ) -> Result<(Vec<Vec<u8>>, Zeroizing<Vec<u8>>), HsmError> {
+        let set = checked(set)?;
+        let header = Header::parse(&sealed).map_err(HsmError::Damaged)?;
+        let (wrapped, dek_aad) = (header.wrapped, aad.dek_aad(header.wrapped.kek));
+        let read = move |worker: &mut Worker| {
+            worker.run(Retry::Once, |sessions| {
+                let objects = data::read_set(&sessions.main, &set)?;
+                Ok((objects, sessions.main.unwrap(&wrapped, &dek_aad)?))
+            })
+        };
+        let (objects, dek) = self.inner.pool.run(read).await?;
+        let payload = header.open(&dek, &aad, sealed).map_err(HsmError::Damaged)?;
+        Ok((objects, payload))
+    }
+
     /// Creates a P-256 signing key, or returns the one that has this label already.
     ///
     /// # Errors
@@ -223,6 +248,36 @@ impl Token {
         self.inspect(move |lane| data::read(lane, &label)).await
     }
 
+    /// The values of all private data objects of a set, in no order. A set is named by its application.
+    ///
+    /// # Errors
+    /// Those of the HSM.
+    pub async fn read_set(&self, set: &str) -> Result<Vec<Vec<u8>>, HsmError> {
+        let set = checked(set)?;
+        self.inspect(move |lane| data::read_set(lane, &set)).await
+    }
+
+    /// Adds a private data object (at most 4096 bytes) to a set and reads it back. Adding the same content again
+    /// succeeds; labels need not be unique.
+    ///
+    /// # Errors
+    /// [`HsmError::Untrustworthy`] when it does not read back, and those of the HSM.
+    pub async fn add_to_set(&self, set: &str, label: &str, value: Vec<u8>) -> Result<(), HsmError> {
+        let (set, label) = (checked(set)?, checked(label)?);
+        self.create(move |lane| data::add_to_set(lane, &set, &label, &value))
+            .await
+    }
+
+    /// Destroys the data objects of a set that have this label; none is fine.
+    ///
+    /// # Errors
+    /// Those of the HSM.
+    pub async fn remove_from_set(&self, set: &str, label: &str) -> Result<(), HsmError> {
+        let (set, label) = (checked(set)?, checked(label)?);
+        self.create(move |lane| data::remove_from_set(lane, &set, &label))
+            .await
+    }
+
     /// Proves the token healthy: a canary wraps and unwraps under `kek`, a tampered one is refused, and
     /// `signing_key` (if given) signs.
     ///
@@ -279,7 +334,12 @@ impl Token {
     ) -> Result<T, HsmError> {
         let turn = Arc::clone(&self.inner.creating).lock_owned().await;
         let job = move |worker: &mut Worker| {
-            let result = worker.run(Retry::Never, |sessions| operation(&sessions.main));
+            let result = worker.run(Retry::Never, |sessions| {
+                let lane = &sessions.main;
+                let objects = lane.connection.objects.write();
+                let _alone = objects.unwrap_or_else(PoisonError::into_inner);
+                operation(lane)
+            });
             // Kept by the job, not by the caller: a caller that gave up must not let the next one in.
             drop(turn);
             result

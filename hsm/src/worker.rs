@@ -218,6 +218,16 @@ impl Lane {
         Ok(first)
     }
 
+    /// All objects that match.
+    pub(crate) fn find_all(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, HsmError> {
+        let found: Result<Vec<_>, _> = self.session.iter_objects(template)?.collect();
+        let found = found?;
+        if found.is_empty() && !self.is_logged_in()? {
+            return Err(CallError::Pkcs11(RvError::UserNotLoggedIn, Function::FindObjects).into());
+        }
+        Ok(found)
+    }
+
     fn is_logged_in(&self) -> Result<bool, HsmError> {
         let state = self.session.get_session_info()?.session_state();
         Ok(matches!(state, SessionState::RwUser))

@@ -11,4 +11,5 @@ mod envelope;
 mod faults;
 mod keys;
 mod opening;
+mod sets;
 mod support;
