@@ -160,12 +160,70 @@ impl<const INDEX: u8> Share<INDEX> {
         })
     }
 
+    /// This share without its transfer state: with that, whatever a cheating wallet has learned of it is worth
+    /// nothing, and neither party can sign with the rest. Enough for a complete refresh, which makes new state.
+    #[must_use]
+    pub fn into_emptied(self) -> EmptiedShare<INDEX> {
+        let Self { mut party, public } = self;
+        // Each wipes itself when it is dropped.
+        party.mul_senders.clear();
+        party.mul_receivers.clear();
+        EmptiedShare { party, public }
+    }
+
     fn role() -> Role {
         if INDEX == Role::P1.byte() {
             Role::P1
         } else {
             Role::P2
         }
+    }
+}
+
+/// A share whose transfer state was destroyed. It signs nothing. Wiped on drop; no `Debug`, `Clone` or `Serialize`.
+pub struct EmptiedShare<const INDEX: u8> {
+    party: Party,
+    public: PublicShare,
+}
+
+/// The appliance's, of a wallet that was caught.
+pub type EmptiedP2Share = EmptiedShare<2>;
+
+impl<const INDEX: u8> EmptiedShare<INDEX> {
+    #[cfg(test)]
+    pub(crate) fn party(&self) -> &Party {
+        &self.party
+    }
+
+    /// The public facts this share belongs to.
+    #[must_use]
+    pub fn public(&self) -> &PublicShare {
+        &self.public
+    }
+
+    /// The share for storage, about 300 bytes. Secret: seal it at once.
+    ///
+    /// # Errors
+    /// [`ShareError::Encoding`].
+    pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, ShareError> {
+        wire::encode_bounded(&(VERSION, &self.party), SHARE_MAX).map_err(|_| ShareError::Encoding)
+    }
+
+    /// As [`Share::from_bytes`], for one that has no transfer state.
+    ///
+    /// # Errors
+    /// [`ShareError`], by what does not fit.
+    pub fn from_bytes(bytes: &[u8], public: &PublicShare) -> Result<Self, ShareError> {
+        public.check()?;
+        let party = decode(bytes)?;
+        check_identity(&party, Share::<INDEX>::role(), public)?;
+        if !(party.mul_senders.is_empty() && party.mul_receivers.is_empty()) {
+            return Err(ShareError::Malformed);
+        }
+        Ok(Self {
+            party,
+            public: public.clone(),
+        })
     }
 }
 
@@ -188,6 +246,25 @@ fn decode(bytes: &[u8]) -> Result<Party, ShareError> {
 }
 
 fn check(party: &Party, role: Role, public: &PublicShare) -> Result<(), ShareError> {
+    check_identity(party, role, public)?;
+    let peer = role.other().index();
+    let sender = party
+        .mul_senders
+        .get(&peer)
+        .is_some_and(|state| state.check_state().is_ok());
+    let receiver = party
+        .mul_receivers
+        .get(&peer)
+        .is_some_and(|state| state.check_state(None).is_ok());
+    if sender && receiver && party.mul_senders.len() == 1 && party.mul_receivers.len() == 1 {
+        Ok(())
+    } else {
+        Err(ShareError::Malformed)
+    }
+}
+
+/// All but the transfer state.
+fn check_identity(party: &Party, role: Role, public: &PublicShare) -> Result<(), ShareError> {
     let parameters = &party.parameters;
     if party.party_index != role.index() || parameters.threshold != 2 || parameters.share_count != 2
     {
@@ -207,22 +284,10 @@ fn check(party: &Party, role: Role, public: &PublicShare) -> Result<(), ShareErr
         && derivation.poly_point == party.poly_point
         && derivation.chain_code != [0; 32]
         && party.poly_point != Scalar::ZERO;
-    if !matches {
-        return Err(ShareError::WrongKey);
-    }
-    let peer = role.other().index();
-    let sender = party
-        .mul_senders
-        .get(&peer)
-        .is_some_and(|state| state.check_state().is_ok());
-    let receiver = party
-        .mul_receivers
-        .get(&peer)
-        .is_some_and(|state| state.check_state(None).is_ok());
-    if sender && receiver && party.mul_senders.len() == 1 && party.mul_receivers.len() == 1 {
+    if matches {
         Ok(())
     } else {
-        Err(ShareError::Malformed)
+        Err(ShareError::WrongKey)
     }
 }
 

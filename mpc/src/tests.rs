@@ -7,6 +7,7 @@
     reason = "tests"
 )]
 
+mod emptied;
 mod keygen_attacks;
 mod messages;
 mod secrets;

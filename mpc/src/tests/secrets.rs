@@ -13,7 +13,7 @@ use crate::keygen::{
     P1AfterRound2, P1Canary, P1Generated, P1Keygen, P2AfterRound1, P2Canary, P2Generated,
 };
 use crate::owner_proof::DeviceKey;
-use crate::share::{P1Share, P2Share};
+use crate::share::{EmptiedP2Share, P1Share, P2Share};
 use crate::sign::{P1Sign, P2SignKept};
 
 macro_rules! secret {
@@ -27,6 +27,7 @@ macro_rules! secret {
 secret!(
     P1Share,
     P2Share,
+    EmptiedP2Share,
     P1Keygen,
     P1AfterRound2,
     P1Generated,
