@@ -1,5 +1,6 @@
 //! The command line of `countersignd`: one file per verb.
 
+mod anchor;
 mod audit;
 pub mod doctor;
 mod files;
@@ -65,6 +66,9 @@ enum Verb {
     /// Verify the audit trail
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Look after the anchor: what shows, outside the database, that the database was put back
+    #[command(subcommand)]
+    Anchor(anchor::Verb),
     /// Bring the database's schema to this version, while no countersignd serves it; back it up before.
     /// Or copy an environment from SQLite to PostgreSQL
     Migrate(Box<migrate::Options>),
@@ -179,6 +183,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
             Verb::Audit(audit::Verb::Verify(options)) => {
                 audit::run(&load(&options.config)?, &options).await
             }
+            Verb::Anchor(verb) => anchor::run(&verb).await,
             Verb::Migrate(options) => migrate::run(&options).await,
         }
     })

@@ -4,6 +4,7 @@
 //! silence. Secrets come from files or systemd credentials, never from the environment. Relative paths
 //! are relative to the configuration file.
 
+mod anchor;
 mod file;
 mod identity;
 mod owners;
@@ -25,6 +26,7 @@ use crate::identity::jwt::GatewayJwt;
 use crate::store::Location;
 use crate::store::retention::Retention;
 
+pub use anchor::Anchor;
 pub use identity::{Identity, root_key};
 pub use store::{PostgresTable, StoreProblem};
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub mpc: Mpc,
     /// How long rows are kept that have served their purpose.
     pub retention: Retention,
+    /// What is kept outside the database.
+    pub anchor: Anchor,
     /// Seconds before a device that was enrolled may act.
     pub cooling_off: i64,
     /// Which tokens of a gateway are asked for, if any.

@@ -2,7 +2,10 @@
 //!
 //! [`Custody::step`] takes a committed permit, unwraps the share it names, runs one step of the
 //! two-party protocol on it and wipes it. INVARIANT: a share is in memory only inside one call of
-//! `step`; nothing here returns it, keeps it or writes it anywhere but sealed.
+//! `step`, or of [`Custody::empty_shares`], which uses none; nothing here returns it, keeps it or writes it anywhere
+//! but sealed.
+//!
+//! Before a share is used, [`guard`] makes sure that the database has not forgotten who was banned.
 //!
 //! Between the steps of a session the engine's own kept state stays here, in memory only, moved in and
 //! moved out: a step can never run twice on the same state (A07).
@@ -15,21 +18,27 @@ use countersign_hsm::{KekId, ObjectAad, Purpose, Token};
 use countersign_mpc::error::{MpcError, Refusal};
 use countersign_mpc::share::{P2Share, PublicShare};
 use countersign_mpc::signature::Signature;
+use zeroize::Zeroizing;
 
 use crate::clock::{self, Timestamp};
-use crate::domain::{EnvironmentId, SessionId, SessionKind, Suspicion, TenantId};
+use crate::domain::{EnvironmentId, OtSetup, SessionId, SessionKind, Suspicion, TenantId};
 use crate::gate::Permit;
-use crate::store::Committed;
 use crate::store::profiles::ProfileRow;
 use crate::store::shares::ShareRow;
+use crate::store::{Committed, Store};
 use crate::telemetry::metrics::{HsmCall, Metrics, Step, StepResult};
 
+pub mod anchor;
+pub mod bans;
+mod emptying;
+pub mod guard;
 pub mod kem;
 mod kept;
 mod places;
 pub mod response_keys;
 mod steps;
 
+use guard::{Guard, Objection};
 pub use kem::{KemError, KemRing, Message};
 use kept::KeptStates;
 use places::Places;
@@ -93,7 +102,11 @@ pub enum Verdict {
     Ban {
         /// Which check caught it.
         reason: String,
+        /// Our share without its transfer state, if it could be sealed at once.
+        emptied: Option<Box<ShareRow>>,
     },
+    /// Nothing ran: the counterparty was caught before, and its row does not say so.
+    Banned,
     /// Nothing ran and nothing is lost: the share could not be unwrapped.
     NotRun,
 }
@@ -104,7 +117,7 @@ impl Verdict {
             Self::Done(_) => StepResult::Done,
             Self::Recoverable { .. } => StepResult::Recoverable,
             Self::Ban { .. } => StepResult::Ban,
-            Self::NotRun => StepResult::NotRun,
+            Self::Banned | Self::NotRun => StepResult::NotRun,
         }
     }
 
@@ -117,12 +130,25 @@ impl Verdict {
     }
 }
 
+impl From<Objection> for Verdict {
+    fn from(objection: Objection) -> Self {
+        match objection {
+            Objection::NotNow => Self::NotRun,
+            Objection::Banned => Self::Banned,
+            Objection::Damaged => {
+                Self::recoverable(Failure::BadShare, "the key share does not open")
+            }
+        }
+    }
+}
+
 impl From<MpcError> for Verdict {
     fn from(error: MpcError) -> Self {
         let failure = match error {
             MpcError::Ban { reason } => {
                 return Self::Ban {
                     reason: reason.to_string(),
+                    emptied: None,
                 };
             }
             MpcError::Refused(Refusal::UnsupportedVersion) => Failure::UnsupportedVersion,
@@ -145,6 +171,8 @@ impl From<MpcError> for Verdict {
 /// The shares' keeper.
 pub struct Custody {
     token: Token,
+    store: Store,
+    guard: Guard,
     environment_id: EnvironmentId,
     share_keks: HashMap<TenantId, KekId>,
     places: Places,
@@ -167,7 +195,7 @@ impl Custody {
     /// Custody over the shares of an environment. `share_keks` holds each tenant's active KEK for shares.
     #[must_use]
     pub fn new(
-        token: Token,
+        (token, store, guard): (Token, Store, Guard),
         environment_id: EnvironmentId,
         share_keks: HashMap<TenantId, KekId>,
         capacity: Capacity,
@@ -175,6 +203,8 @@ impl Custody {
     ) -> Self {
         Self {
             token,
+            store,
+            guard,
             environment_id,
             share_keks,
             places: Places::new(capacity.cores),
@@ -182,6 +212,12 @@ impl Custody {
             kept_seconds: capacity.kept_seconds,
             metrics,
         }
+    }
+
+    /// What keeps a database that was put back from undoing a ban.
+    #[must_use]
+    pub const fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// A place in the queue for the engine; `None` when the queue is full. Messages wait in memory, so
@@ -235,25 +271,20 @@ impl Custody {
     async fn unwrap(&self, permit: &Permit) -> Result<P2Share, Verdict> {
         let missing = || Verdict::recoverable(Failure::BadShare, "the key share is missing");
         let row = permit.share().ok_or_else(missing)?;
-        let aad = self.aad(permit.profile(), row);
+        let profile = permit.profile().profile_id;
         self.metrics.share_unwrapped();
         let started = Instant::now();
-        let opened = self.token.open_sealed(row.sealed.clone(), aad).await;
-        self.hsm_call(HsmCall::Open, opened.as_ref().err(), started);
-        let bytes = match opened {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == countersign_hsm::ErrorClass::Data => {
-                tracing::error!(?error, profile = %permit.profile().profile_id, "a share is damaged or is not the one its row says");
-                return Err(Verdict::recoverable(
-                    Failure::BadShare,
-                    "the key share does not open",
-                ));
-            }
-            Err(error) => {
-                tracing::error!(?error, "a share could not be unwrapped");
-                return Err(Verdict::NotRun);
-            }
-        };
+        let sealed = (row.sealed.clone(), self.aad(permit.profile(), row));
+        let setup = OtSetup::of(profile, row.generation, &row.dkg_session_id);
+        let opening = self
+            .guard
+            .open_share(permit.bans(), (profile, setup), sealed);
+        let (error, opened) = opening.await;
+        self.hsm_call(HsmCall::Open, error.as_ref(), started);
+        if let Some(error) = error {
+            tracing::error!(?error, %profile, "a share could not be unwrapped");
+        }
+        let bytes = opened?;
         let public = public_share(row, permit.profile()).ok_or_else(missing)?;
         P2Share::from_bytes(&bytes, &public).map_err(|error| {
             tracing::error!(%error, profile = %permit.profile().profile_id, "a share does not match its row");
@@ -269,15 +300,10 @@ impl Custody {
         public: &PublicShare,
     ) -> Result<ShareRow, Verdict> {
         let unavailable = |reason: &str| Verdict::recoverable(Failure::Unavailable, reason);
-        let profile = permit.profile();
-        let kek = *self
-            .share_keks
-            .get(&profile.tenant)
-            .ok_or_else(|| unavailable("the tenant has no share KEK"))?;
-        let mut row = ShareRow {
+        let row = ShareRow {
             generation: permit.session().generation,
             object_version: 1,
-            kek_id: kek.0,
+            kek_id: [0; 16],
             sealed: Vec::new(),
             public_key: public.public_key,
             x1: public.x1,
@@ -287,14 +313,36 @@ impl Custody {
         let bytes = share
             .to_bytes()
             .map_err(|_| unavailable("the new share does not encode"))?;
+        self.seal_as(permit.profile(), row, bytes)
+            .await
+            .ok_or_else(|| unavailable("the new share could not be sealed"))
+    }
+
+    /// Seals the bytes of a share as what `row` says it is, under the tenant's KEK; `None` if that cannot be done now.
+    async fn seal_as(
+        &self,
+        profile: &ProfileRow,
+        row: ShareRow,
+        bytes: Zeroizing<Vec<u8>>,
+    ) -> Option<ShareRow> {
+        let Some(kek) = self.share_keks.get(&profile.tenant).copied() else {
+            tracing::error!(tenant = %profile.tenant, "the tenant has no share KEK");
+            return None;
+        };
         let started = Instant::now();
         let sealed = self.token.seal(kek, self.aad(profile, &row), bytes).await;
         self.hsm_call(HsmCall::Seal, sealed.as_ref().err(), started);
-        row.sealed = sealed.map_err(|error| {
-            tracing::error!(?error, "a new share could not be sealed");
-            unavailable("the new share could not be sealed")
-        })?;
-        Ok(row)
+        match sealed {
+            Ok(sealed) => Some(ShareRow {
+                kek_id: kek.0,
+                sealed,
+                ..row
+            }),
+            Err(error) => {
+                tracing::error!(?error, "a share could not be sealed");
+                None
+            }
+        }
     }
 
     /// What a sealed share is bound to (`protocol.md` A19).

@@ -1,11 +1,13 @@
 //! The words of the product as types: ids, lifecycles and values. No IO.
 
+pub mod ban;
 pub mod environment;
 pub mod ids;
 pub mod key;
 pub mod profile;
 pub mod session;
 
+pub use ban::{Ban, ChainHead, OtSetup};
 pub use environment::{EnvironmentId, EnvironmentKind};
 pub use ids::{
     DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, InstanceTag, OperationId, OwnerId,

@@ -36,14 +36,14 @@
 //! ```
 
 use crate::clock::Timestamp;
-use crate::domain::{DecisionId, OperationId, ProfileId};
+use crate::domain::{ChainHead, DecisionId, OperationId, ProfileId};
 use crate::policy::{DenyReason, Facts, Policy};
 use crate::store::decisions::{self, DecisionRow};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::shares::{self, ShareRow};
 use crate::store::transactions::{self, TransactionRow};
-use crate::store::{StoreError, Tx, steps};
+use crate::store::{StoreError, Tx, bans, steps};
 
 /// A request that policy allowed, not yet acted on.
 #[must_use = "an allowed request is acted on or dropped, never kept"]
@@ -122,6 +122,7 @@ pub struct Permit {
     profile: ProfileRow,
     share: Option<ShareRow>,
     transaction: Option<TransactionRow>,
+    bans: ChainHead,
 }
 
 impl Permit {
@@ -153,6 +154,12 @@ impl Permit {
     #[must_use]
     pub const fn share(&self) -> Option<&ShareRow> {
         self.share.as_ref()
+    }
+
+    /// The end of the list of bans, as the operation saw it.
+    #[must_use]
+    pub const fn bans(&self) -> &ChainHead {
+        &self.bans
     }
 
     /// The transaction that is signed, in a signing session.
@@ -204,6 +211,7 @@ pub async fn permit(
     }
     let share = shares::find(tx, session.profile_id, session.generation).await?;
     let transaction = transactions::of_session(tx, session.session_id).await?;
+    let bans = bans::head(tx).await?;
     steps::open(tx, session.session_id, session.attempt, step).await?;
     Ok(Permit {
         id: tx.operation_id(),
@@ -212,5 +220,6 @@ pub async fn permit(
         profile,
         share,
         transaction,
+        bans,
     })
 }

@@ -16,6 +16,7 @@ use crate::domain::{EnvironmentId, EnvironmentKind, InstanceId, TransactionId};
 use crate::telemetry::metrics::{Metrics, Outcome};
 
 pub mod audit;
+pub mod bans;
 pub mod copy;
 pub mod decisions;
 pub mod devices;

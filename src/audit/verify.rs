@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::link_hash;
+use crate::domain::ChainHead;
 use crate::store::audit::StoredRecord;
 use crate::store::audit::inspect::{self, Checkpoint, Link, Marked};
 use crate::store::{Reads, StoreError};
@@ -141,6 +142,36 @@ pub async fn verify(
     }
     let found = records(reads, since, &mut progress, &mut report).await?;
     Ok(found.map_or(Verified::Intact(head), Verified::Broken))
+}
+
+/// Follows the chain from a link that is believed to its end, and says how far it holds: what may be anchored. Each
+/// link is compared with its record and the link before it; checkpoints and marks are left to [`verify`].
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn onward(
+    reads: &mut impl Reads,
+    from: ChainHead,
+) -> Result<Result<ChainHead, Break>, StoreError> {
+    let mut walk = Walk {
+        position: from.count,
+        hash: from.hash,
+        checkpoint: from.count,
+    };
+    loop {
+        let page = inspect::links_after(reads, walk.position).await?;
+        if page.is_empty() {
+            let Walk { position, hash, .. } = walk;
+            let count = position;
+            return Ok(Ok(ChainHead { count, hash }));
+        }
+        for (link, record) in page {
+            if let Err(flaw) = walk.step(link, record.as_ref()) {
+                let position = walk.position.saturating_add(1);
+                return Ok(Err(Break { position, flaw }));
+            }
+        }
+    }
 }
 
 const fn broken(position: i64, flaw: Flaw) -> Verified {

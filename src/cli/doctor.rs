@@ -6,7 +6,7 @@ use std::sync::Arc;
 use countersign_hsm::{KekName, Purpose, Token};
 
 use super::token::{self, Environment, EnvironmentError};
-use super::{Exit, Failure, identity, output};
+use super::{Exit, Failure, anchor, identity, output};
 use crate::chain::{Chains, NodeLimits};
 use crate::clock::{self, Timestamp};
 use crate::config::{Chain, Config, Listener};
@@ -142,6 +142,7 @@ async fn check_token(report: &mut Report, config: &Config, token: &Token) {
         report.add(&what, key_encryption_key(token, &name).await);
     }
     report.add("identity", identity(token, config).await);
+    report.add("anchor", anchor::check(config, token).await);
     let label = token::audit_key_label(&config.environment_id);
     report.add(
         &format!("signing key {label}"),

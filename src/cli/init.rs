@@ -20,6 +20,7 @@ use super::root::{Root, json};
 use super::token::{self, Environment, EnvironmentError};
 use super::{Failure, output};
 use crate::clock;
+use crate::custody::anchor::{Anchor, AnchorError, Place};
 use crate::domain::{EnvironmentId, EnvironmentKind};
 use crate::store::{EnvironmentRecord, Location, Store, StoreError};
 
@@ -81,6 +82,10 @@ pub struct Options {
     /// spare (production)
     #[arg(long, value_name = "HEX", value_parser = plan::root)]
     root: Vec<plan::RootKey>,
+    /// Keep the anchor that shows when the database was put back in this file, in place of data objects on the token: out
+    /// of reach of who can write to the database or its backups, and on one machine with every countersignd
+    #[arg(long, value_name = "FILE")]
+    witness_file: Option<PathBuf>,
     #[command(flatten)]
     postgres: PostgresArgs,
 }
@@ -188,6 +193,7 @@ async fn make(plan: &Plan, paths: &Paths, token: &Token) -> Result<Environment, 
     files::write(&paths.pending, &environment.encode(), Access::Private)?;
     make_database(&plan.location, &environment).await?;
     let identity_key = make_keys(token, &environment).await?;
+    make_anchor(plan, token, &environment).await?;
     let roots = identity(plan, paths, token, (identity_key, &environment)).await?;
     render::write(plan, paths, &environment, &roots)?;
     files::remove(&paths.pending)?;
@@ -266,6 +272,15 @@ async fn make_keys(token: &Token, environment: &Environment) -> Result<SigningKe
         .await?;
     let label = token::identity_key_label(&environment.id, 1);
     Ok(token.create_signing_key(&label).await?)
+}
+
+/// The first anchor: of an empty database. One that an init that was cut off has made is left as it is.
+async fn make_anchor(plan: &Plan, token: &Token, environment: &Environment) -> Result<(), Failure> {
+    let place = Place::new(environment.id, token.clone(), plan.witness_file.clone());
+    match place.read().await {
+        Err(AnchorError::Missing) => Ok(place.advance(&Anchor::default()).await?),
+        found => Ok(found.map(|_| ())?),
+    }
 }
 
 /// The roots to believe. For development a root is made here and signs the identity key at once; a real one never comes

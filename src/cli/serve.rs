@@ -15,6 +15,7 @@ use super::{Failure, identity};
 use crate::audit;
 use crate::chain::{Chains, FeePolicy, NodeLimits};
 use crate::config::{Config, Listener};
+use crate::custody::guard::Guard;
 use crate::custody::{Capacity, Custody, Identity, KemRing, ResponseKeys};
 use crate::domain::{EnvironmentId, TenantId};
 use crate::http::routes::{self, Api};
@@ -23,6 +24,7 @@ use crate::http::tls::{self, Entrance};
 use crate::http::{operator, serve};
 use crate::identity::owner::OwnerVerifier;
 use crate::policy::Policy;
+use crate::service::anchoring::Anchoring;
 use crate::service::create_profile::CreateProfile;
 use crate::service::devices::Devices;
 use crate::service::housekeeping::Housekeeping;
@@ -124,24 +126,27 @@ impl Appliance {
         let keys = Keys::find(&token, config).await?;
         let metrics = Arc::new(Metrics::new(config.environment_kind)?);
         let store = store.observed(Arc::clone(&metrics));
+        // Before anything is written: a database that was put back shall stay as it is found.
+        let place = token::anchor(&token, config);
+        let guard = Guard::open(store.clone(), place, Arc::clone(&metrics)).await?;
         let membership = Membership::join(store.clone(), boot_id(), Arc::clone(&metrics)).await?;
         let orphans = membership.reap().await?;
         if orphans > 0 {
             tracing::warn!(orphans, "checks of a process that died were counted");
         }
         let parts = (token, store, keys);
-        Self::assemble(config, chains, parts, (metrics, membership)).await
+        Self::assemble(config, chains, parts, (metrics, membership, guard)).await
     }
 
     async fn assemble(
         config: &Config,
         chains: Arc<Chains>,
         (token, store, keys): (Token, Store, Keys),
-        (metrics, membership): (Arc<Metrics>, Membership),
+        (metrics, membership, guard): (Arc<Metrics>, Membership, Guard),
     ) -> Result<Self, Failure> {
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         let custody = Arc::new(Custody::new(
-            token.clone(),
+            (token.clone(), store.clone(), guard),
             config.environment_id,
             keys.share.clone(),
             Capacity {
@@ -270,6 +275,11 @@ impl Appliance {
             background.clone(),
         ));
         tasks.spawn(self.checks(readiness).run(background.clone()));
+        let anchoring = Anchoring {
+            steps: Arc::clone(&self.steps),
+            interval: config.anchor.interval,
+        };
+        tasks.spawn(anchoring.clone().run(background.clone()));
 
         tracing::info!(
             api = %api_listener.local_addr()?,
@@ -295,6 +305,7 @@ impl Appliance {
             background.cancel();
             tasks.close();
             tasks.wait().await;
+            anchoring.turn().await;
         };
         let drained = tokio::time::timeout(DRAIN, drained).await;
         // Last, also when steps still run: nobody concludes them any more.
@@ -323,9 +334,15 @@ impl Appliance {
     fn readiness(&self) -> Readiness {
         let chains = self.chains.ids().map(Check::Chain);
         Readiness::new(
-            [Check::Store, Check::Lease, Check::Clock, Check::Hsm]
-                .into_iter()
-                .chain(chains),
+            [
+                Check::Store,
+                Check::Lease,
+                Check::Clock,
+                Check::Hsm,
+                Check::Anchor,
+            ]
+            .into_iter()
+            .chain(chains),
             CHECK_MAX_AGE,
         )
     }
@@ -334,7 +351,7 @@ impl Appliance {
         Checks {
             readiness,
             store: self.store.clone(),
-            membership: Arc::clone(&self.steps.membership),
+            steps: Arc::clone(&self.steps),
             token: self.token.clone(),
             keks: self.keys.share.values().copied().collect(),
             identity: self.keys.identity.key,
@@ -370,7 +387,7 @@ impl Keys {
 struct Checks {
     readiness: Readiness,
     store: Store,
-    membership: Arc<Membership>,
+    steps: Arc<Steps>,
     token: Token,
     keks: Vec<KekId>,
     identity: SigningKeyId,
@@ -389,14 +406,18 @@ impl Checks {
         let store = self.store.ping().await;
         self.readiness
             .record(Check::Store, store.map_err(|error| error.to_string()));
-        self.readiness.record(Check::Lease, self.membership.lease());
-        self.readiness.record(Check::Clock, self.membership.clock());
+        let membership = &self.steps.membership;
+        self.readiness.record(Check::Lease, membership.lease());
+        self.readiness.record(Check::Clock, membership.clock());
         let mut hsm = Ok(());
         for kek in &self.keks {
             let checked = self.token.check(*kek, Some(self.identity)).await;
             hsm = hsm.and(checked.map_err(|error| error.to_string()));
         }
         self.readiness.record(Check::Hsm, hsm);
+        let anchor = self.steps.custody.guard().look().await;
+        self.readiness
+            .record(Check::Anchor, anchor.map_err(|error| error.to_string()));
         for id in self.chains.ids() {
             if let Some(node) = self.chains.node(id) {
                 let reached = node.verify_chain_id().await;

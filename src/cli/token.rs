@@ -9,6 +9,7 @@ use countersign_hsm::{HsmError, Pin, Profile, Token, TokenConfig};
 
 use crate::cli::Failure;
 use crate::config::{Config, Hsm, HsmProfile};
+use crate::custody::anchor::Place;
 use crate::domain::{EnvironmentId, EnvironmentKind};
 
 /// Label of the data object that names the environment.
@@ -35,6 +36,13 @@ pub fn open(hsm: &Hsm) -> Result<Token, HsmError> {
         queue: hsm.queue,
         deadline: hsm.deadline,
     })
+}
+
+/// Where the configured environment has its anchor.
+#[must_use]
+pub fn anchor(token: &Token, config: &Config) -> Place {
+    let witness = config.anchor.witness_file.clone();
+    Place::new(config.environment_id, token.clone(), witness)
 }
 
 /// Id and kind of an environment, as the token, the database and the configuration each name it.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::anchor::{AnchorTable, anchor};
 use super::identity::{IdentityTable, identity};
 use super::owners::{DevicesTable, GatewayJwtTable, cooling_off, gateway_jwt};
 use super::retention::{RetentionTable, retention};
@@ -47,6 +48,8 @@ struct File {
     mpc: MpcTable,
     #[serde(default)]
     retention: RetentionTable,
+    #[serde(default)]
+    anchor: AnchorTable,
     #[serde(default)]
     devices: DevicesTable,
     gateway_jwt: Option<GatewayJwtTable>,
@@ -177,6 +180,7 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         mpc: checker.mpc(&file.mpc)?,
         retention: retention(&file.retention)
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
+        anchor: anchor(file.anchor, checker.directory),
         cooling_off: cooling_off(&file.devices, kind)
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
         gateway_jwt: file

@@ -124,6 +124,23 @@ fn a_complete_file_becomes_typed_values_with_defaults() {
 }
 
 #[test]
+fn the_anchor_is_on_the_token_unless_a_witness_file_is_named() {
+    let directory = Directory::new();
+    let anchor = directory.load(GOOD).unwrap().anchor;
+    assert_eq!(anchor.interval, Duration::from_secs(60));
+    assert_eq!(anchor.witness_file, None);
+    let table = "[anchor]\ninterval_seconds = 5\nwitness_file = \"witness\"\n[store]";
+    let anchor = directory.load(&GOOD.replace("[store]", table));
+    let anchor = anchor.unwrap().anchor;
+    assert_eq!(anchor.interval, Duration::from_secs(5));
+    assert_eq!(
+        anchor.witness_file,
+        Some(directory.0.path().join("witness"))
+    );
+    assert!(refused("[store]", "[anchor]\ninterval_seconds = 0\n[store]").contains("nonzero"));
+}
+
+#[test]
 fn limits_of_a_listener_fit_together_and_lists_are_one_or_many() {
     let directory = Directory::new();
     let config = directory

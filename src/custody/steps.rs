@@ -1,14 +1,21 @@
 //! The five protocol steps on our side, each from a permit to a verdict.
 
+use std::time::Duration;
+
 use countersign_mpc::binding::{KeygenBinding, Purpose, SignBinding};
 use countersign_mpc::canary::CanaryDigest;
 use countersign_mpc::envelope::ResponseSealer;
 use countersign_mpc::error::MpcError;
+use countersign_mpc::share::P2Share;
 use countersign_mpc::{keygen, sign};
+use zeroize::Zeroizing;
 
 use super::kept::Kept;
 use super::{Custody, Failure, Message, Product, Verdict};
 use crate::gate::Permit;
+
+/// Longest wait of a ban for the share without its transfer state.
+const SEAL_EMPTIED: Duration = Duration::from_secs(2);
 
 impl Custody {
     pub(super) async fn keygen_1(&self, permit: &Permit, message: Message) -> Verdict {
@@ -26,6 +33,9 @@ impl Custody {
 
     pub(super) async fn keygen_2(&self, permit: &Permit, message: Message) -> Verdict {
         let Message { plaintext, sealer } = message;
+        if let Err(objection) = self.guard.admits(permit.bans()).await {
+            return objection.into();
+        }
         let Some(Kept::KeygenRound2(kept)) = self.take(permit) else {
             return lost();
         };
@@ -76,11 +86,11 @@ impl Custody {
             Ok(share) => share,
             Err(verdict) => return verdict,
         };
-        let (kept, answer) =
-            match engine(move || sign::p2_round_1(&share, binding, &plaintext)).await {
-                Ok(made) => made,
-                Err(error) => return error.into(),
-            };
+        let run = move |share: &P2Share| sign::p2_round_1(share, binding, &plaintext);
+        let (kept, answer) = match check(share, run).await {
+            Ok(made) => made,
+            Err(failed) => return self.verdict(permit, failed).await,
+        };
         self.keep(permit, Kept::SignRound2(Box::new(kept)));
         sealed(sealer, &answer, Product::Message)
     }
@@ -94,9 +104,27 @@ impl Custody {
         let Some(Kept::SignRound2(kept)) = self.take(permit) else {
             return lost();
         };
-        match engine(move || kept.round_2(&share, &plaintext)).await {
+        let run = move |share: &P2Share| kept.round_2(share, &plaintext);
+        match check(share, run).await {
             Ok(signature) => Verdict::Done(Product::Signature(signature)),
-            Err(error) => error.into(),
+            Err(failed) => self.verdict(permit, failed).await,
+        }
+    }
+
+    /// What a failed check of a signing session means. A wallet that was caught costs our share its transfer state; if
+    /// that cannot be sealed soon, the ban does not wait for it.
+    async fn verdict(&self, permit: &Permit, failed: Failed) -> Verdict {
+        let Failed { error, emptied } = failed;
+        let verdict = Verdict::from(error);
+        let (Verdict::Ban { reason, .. }, Some(bytes)) = (&verdict, emptied) else {
+            return verdict;
+        };
+        let reason = reason.clone();
+        let sealing = self.seal_emptied(permit.profile(), permit.share(), bytes);
+        let emptied = tokio::time::timeout(SEAL_EMPTIED, sealing).await;
+        Verdict::Ban {
+            reason,
+            emptied: emptied.ok().flatten().map(Box::new),
         }
     }
 
@@ -150,6 +178,34 @@ async fn engine<T: Send + 'static>(
     tokio::task::spawn_blocking(run)
         .await
         .unwrap_or(Err(MpcError::Panicked))
+}
+
+/// A check that did not pass.
+struct Failed {
+    error: MpcError,
+    /// The share without its transfer state, if the counterparty was caught.
+    emptied: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// Runs a check with a share, as [`engine`].
+async fn check<T: Send + 'static>(
+    share: P2Share,
+    run: impl FnOnce(&P2Share) -> Result<T, MpcError> + Send + 'static,
+) -> Result<T, Failed> {
+    let checked = tokio::task::spawn_blocking(move || {
+        run(&share).map_err(|error| Failed {
+            emptied: if error.is_ban() {
+                share.into_emptied().to_bytes().ok()
+            } else {
+                None
+            },
+            error,
+        })
+    });
+    checked.await.unwrap_or(Err(Failed {
+        error: MpcError::Panicked,
+        emptied: None,
+    }))
 }
 
 fn sealed(

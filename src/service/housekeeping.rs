@@ -19,6 +19,8 @@ use crate::store::{CommitError, StoreError};
 const INTERVAL: Duration = Duration::from_secs(2);
 /// How many of those looks pass between two looks at the keys of the day.
 const KEM_EVERY: u32 = 300;
+/// How many pass between two looks at the shares of banned wallets.
+const EMPTY_EVERY: u32 = 4;
 /// How many pass between two rounds of deleting what is old.
 const PRUNE_EVERY: u32 = 30;
 
@@ -62,6 +64,11 @@ impl Housekeeping {
                 error.log("KEM keys that have ended could not all be destroyed");
             }
             round = round.wrapping_add(1);
+            if round.is_multiple_of(EMPTY_EVERY)
+                && let Err(error) = self.steps.custody.empty_shares().await
+            {
+                error.log("shares of banned wallets could not be emptied");
+            }
             if round.is_multiple_of(KEM_EVERY) {
                 self.renew().await;
             }

@@ -129,6 +129,9 @@ impl Steps {
         if !self.membership.holds() {
             return Err(Error::LeaseLapsed);
         }
+        if self.custody.guard().is_stopped() {
+            return Err(Error::DuoNodeUnavailable);
+        }
         let permit = self.store.commit(admission).await?;
         self.metrics.permit_given();
         self.metrics.step_recorded();
@@ -141,6 +144,7 @@ impl Steps {
         let verdict = tokio::spawn(async move { custody.step(permit, slot, message).await });
         let verdict = verdict.await.unwrap_or_else(|_| MpcError::Panicked.into());
         let (conclusion, reply) = self.judge(admitted, verdict, finish);
+        let may_ban = conclusion.effect.may_ban();
         let ordinary = kind == SessionKind::Sign && matches!(conclusion.effect, Effect::Advance);
         let durable = self.insist(conclusion, place, running);
         // The one answer that does not wait for its record: the next message of the session is admitted
@@ -149,6 +153,9 @@ impl Steps {
             self.tasks.spawn(durable);
         } else {
             durable.await.map_err(|Gone| Refusal::Lost)?;
+        }
+        if may_ban {
+            self.custody.guard().secure().await;
         }
         reply
     }
@@ -165,9 +172,18 @@ impl Steps {
         let (effect, reply) = match verdict {
             Verdict::Done(product) => finish(&admitted, product),
             Verdict::NotRun => (Effect::NotRun, Err(Error::DuoNodeUnavailable)),
-            Verdict::Ban { reason } => {
+            Verdict::Ban { reason, emptied } => {
                 tracing::error!(profile = %session.profile_id, session = %session.session_id, reason, "the counterparty is banned");
-                (Effect::Ban { reason }, Err(Error::MpcFailed(round)))
+                (
+                    Effect::Ban { reason, emptied },
+                    Err(Error::MpcFailed(round)),
+                )
+            }
+            Verdict::Banned => {
+                let reason = "on the list of bans".to_owned();
+                let emptied = None;
+                let effect = Effect::Ban { reason, emptied };
+                (effect, Err(Refusal::Quarantined.into()))
             }
             Verdict::Recoverable {
                 failure,

@@ -1,14 +1,15 @@
 //! The conclusion of a step: what is durable before a byte of the answer leaves.
 
 use super::{Ending, KeyStanding, Lifetimes, after};
-use crate::domain::{OperationId, ProfileState, SessionKind, Suspicion};
+use crate::domain::{KeyState, OperationId, ProfileState, SessionKind, Suspicion};
+use crate::store::bans::Caught;
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::shares::ShareRow;
 use crate::store::steps::StepOutcome;
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, profiles,
-    sessions, shares, steps, transactions,
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, bans,
+    profiles, sessions, shares, steps, transactions,
 };
 
 /// What a step made.
@@ -45,10 +46,22 @@ pub enum Effect {
     Ban {
         /// Which check caught it, from a closed set.
         reason: String,
+        /// The share without its transfer state, if it could be sealed; otherwise that is done later.
+        emptied: Option<Box<ShareRow>>,
     },
 }
 
 impl Effect {
+    /// Whether it bans the counterparty, or may.
+    #[must_use]
+    pub const fn may_ban(&self) -> bool {
+        match self {
+            Self::Ban { .. } => true,
+            Self::Abort { suspicion, .. } => matches!(suspicion, Suspicion::FailedSignature),
+            _ => false,
+        }
+    }
+
     const fn ending(&self) -> Ending {
         match self {
             Self::Advance | Self::StoreShare { .. } => Ending::Advanced,
@@ -95,7 +108,7 @@ impl Effect {
                 AuditOutcome::Denied,
                 reason.clone(),
             ),
-            Self::Ban { reason } => (
+            Self::Ban { reason, .. } => (
                 AuditEvent::CounterpartyBanned,
                 AuditOutcome::Denied,
                 reason.clone(),
@@ -130,6 +143,14 @@ impl Operation for Conclude {
         Key::profile(self.session.profile_id)
     }
 
+    fn also(&self) -> Key {
+        if self.effect.may_ban() {
+            Key::BANS
+        } else {
+            Key::NONE
+        }
+    }
+
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
         let id = self.session.session_id;
         let ending = self.effect.ending();
@@ -157,8 +178,10 @@ impl Conclude {
     /// The check was ended as one of a process that died, and counted as such. What it found is refused,
     /// but a counterparty that was caught is banned all the same: a verdict is never dropped.
     async fn too_late(&self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
-        let caught = matches!(self.effect, Effect::Ban { .. });
-        if !caught || !steps::was_orphaned(tx, self.permit_id).await? {
+        let Effect::Ban { reason, emptied } = &self.effect else {
+            return Err(CommitError::Refused(Gone));
+        };
+        if !steps::was_orphaned(tx, self.permit_id).await? {
             return Err(CommitError::Refused(Gone));
         }
         let session = &self.session;
@@ -168,6 +191,7 @@ impl Conclude {
         let standing = KeyStanding::of(&profile).banned();
         let (suspect, failed) = (standing.suspect_events, standing.failed_signatures);
         profiles::set_key(tx, session.profile_id, standing.state, suspect, failed).await?;
+        ban(tx, session, reason, emptied.as_deref()).await?;
         let record = self.effect.record().profile(session.profile_id);
         Ok(((), record.session(session.session_id)))
     }
@@ -194,15 +218,19 @@ async fn apply_effect(
         Effect::Sign { raw, tx_hash } => {
             transactions::set_signed(tx, session.session_id, raw, tx_hash).await?
         }
-        Effect::Abort { suspicion, .. } => {
+        Effect::Abort { reason, suspicion } => {
             let change = match suspicion {
                 Suspicion::None => |standing| standing,
                 Suspicion::FailedSignature => KeyStanding::failed,
                 Suspicion::NoVerdict => KeyStanding::orphaned,
             };
-            end(tx, session, change).await?
+            end(tx, session, change, reason).await?
         }
-        Effect::Ban { .. } => end(tx, session, KeyStanding::banned).await?,
+        Effect::Ban { reason, emptied } => {
+            // First: what names the setup goes with a key in the making.
+            ban(tx, session, reason, emptied.as_deref()).await?;
+            end(tx, session, KeyStanding::banned, reason).await?
+        }
     };
     if found {
         Ok(())
@@ -217,6 +245,7 @@ async fn end(
     tx: &mut Tx<'_>,
     session: &SessionRow,
     change: fn(KeyStanding) -> KeyStanding,
+    reason: &str,
 ) -> Result<bool, StoreError> {
     if session.kind == SessionKind::Keygen {
         return super::lifecycle::destroy_profile(tx, session.profile_id).await;
@@ -233,6 +262,35 @@ async fn end(
         standing.failed_signatures,
     )
     .await?;
+    if standing.state == KeyState::Quarantined {
+        ban(tx, session, reason, None).await?;
+    }
     transactions::release(tx, session.session_id).await?;
     Ok(true)
+}
+
+/// What makes a quarantine last, whatever becomes of the profile's row: an entry in the list of bans, and a share
+/// that has lost its transfer state. Doing it twice changes nothing.
+async fn ban(
+    tx: &mut Tx<'_>,
+    session: &SessionRow,
+    reason: &str,
+    emptied: Option<&ShareRow>,
+) -> Result<(), StoreError> {
+    let profile_id = session.profile_id;
+    let caught = Caught {
+        profile_id,
+        generation: session.generation,
+        session_id: session.session_id,
+        reason,
+    };
+    bans::append(tx, &caught).await?;
+    let done = match emptied {
+        Some(emptied) => shares::empty(tx, profile_id, emptied).await?,
+        None => false,
+    };
+    if !done {
+        shares::empty_later(tx, profile_id, session.generation).await?;
+    }
+    Ok(())
 }

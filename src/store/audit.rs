@@ -52,6 +52,8 @@ pub enum AuditEvent {
     KemEnded,
     /// A KEM key's key encryption key was destroyed.
     KemDestroyed,
+    /// The transfer state in the share of a banned wallet was destroyed.
+    TransferStateEmptied,
 }
 
 impl AuditEvent {
@@ -80,6 +82,7 @@ impl AuditEvent {
             Self::KemBegun => "kem_begun",
             Self::KemEnded => "kem_ended",
             Self::KemDestroyed => "kem_destroyed",
+            Self::TransferStateEmptied => "transfer_state_emptied",
         }
     }
 }

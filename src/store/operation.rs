@@ -19,6 +19,8 @@ impl Key {
     pub const CHAIN: Self = Self(Some(2));
     /// Rows that nobody asks for any more.
     pub const RETENTION: Self = Self(Some(3));
+    /// The list of bans.
+    pub const BANS: Self = Self(Some(4));
 
     /// A profile with its key, sessions and transactions.
     #[must_use]
@@ -68,6 +70,11 @@ pub trait Operation: Send + 'static {
 
     /// What it concerns.
     fn key(&self) -> Key;
+
+    /// What else it concerns. It excludes operations on that too; in which order they run is not said.
+    fn also(&self) -> Key {
+        Key::NONE
+    }
 
     /// Reads and writes rows inside the transaction. SQL only: no HSM, no RPC, no policy engine. It may
     /// be called again after a try that left nothing behind.

@@ -47,6 +47,7 @@ const MIGRATIONS: &[Migration] = migrations![
     3 "audit_growth" "0003_audit_growth.sql",
     4 "devices" "0004_devices.sql",
     5 "identity" "0005_identity.sql",
+    6 "bans" "0006_bans.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

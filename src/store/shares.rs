@@ -120,3 +120,71 @@ pub async fn destroy_pending(tx: &mut Tx<'_>, profile: ProfileId) -> Result<(), 
     .await?;
     Ok(())
 }
+
+/// Replaces a share by itself without its transfer state, if it is still in the version it was made from.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn empty(
+    tx: &mut Tx<'_>,
+    profile: ProfileId,
+    emptied: &ShareRow,
+) -> Result<bool, StoreError> {
+    tx.execute_one(
+        "UPDATE key_shares SET sealed = $3, kek_id = $4, object_version = $5, transfer_state = 'emptied' \
+         WHERE profile_id = $1 AND generation = $2 AND object_version = $6 AND transfer_state <> 'emptied'",
+        values![
+            profile.to_string(),
+            emptied.generation.as_i64(),
+            emptied.sealed.as_slice(),
+            &emptied.kek_id,
+            super::to_i64(emptied.object_version),
+            super::to_i64(emptied.object_version.saturating_sub(1))
+        ],
+    )
+    .await
+}
+
+/// Says that a share is to lose its transfer state as soon as that can be done.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn empty_later(
+    tx: &mut Tx<'_>,
+    profile: ProfileId,
+    generation: Generation,
+) -> Result<(), StoreError> {
+    tx.execute(
+        "UPDATE key_shares SET transfer_state = 'due' \
+         WHERE profile_id = $1 AND generation = $2 AND transfer_state = 'whole'",
+        values![profile.to_string(), generation.as_i64()],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Shares that are to lose their transfer state, of profiles after `after`: each with its profile.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn to_empty(
+    reads: &mut impl Reads,
+    after: &str,
+) -> Result<Vec<(ProfileId, Generation)>, StoreError> {
+    let rows = reads
+        .query(
+            "SELECT profile_id, generation FROM key_shares \
+             WHERE transfer_state = 'due' AND profile_id > $1 ORDER BY profile_id, generation LIMIT 16",
+            values![after],
+        )
+        .await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut row = row.of("key_shares");
+            Ok((
+                row.parsed("profile_id", ProfileId::parse)?,
+                row.number("generation")?,
+            ))
+        })
+        .collect()
+}

@@ -52,6 +52,7 @@ macro_rules! on_both_engines {
     };
 }
 
+mod bans_tests;
 mod chain_tests;
 mod instances_tests;
 mod lost_answer;

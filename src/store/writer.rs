@@ -214,7 +214,8 @@ impl Lane {
     /// Runs operations as one transaction and answers those whose fate is known; gives back the rest,
     /// which left nothing behind.
     async fn transact(&mut self, mut batch: Vec<Box<dyn Job>>) -> Lost {
-        let keys: Vec<i64> = batch.iter().filter_map(|job| job.key().number()).collect();
+        let keys = batch.iter().flat_map(|job| job.keys());
+        let keys: Vec<i64> = keys.filter_map(Key::number).collect();
         let mut connection = match self.begin(&keys).await {
             Ok(connection) => connection,
             Err(error) => return Lost::all(batch, error),

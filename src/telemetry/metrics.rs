@@ -276,6 +276,12 @@ metrics! {
     deleted_rows: IntCounterVec = "countersign_deleted_rows_total" ["table"];
     /// When the oldest row was made that retention looks after, as a Unix time, by table; 0 without one.
     oldest_row: IntGaugeVec = "countersign_oldest_row_timestamp_seconds" ["table"];
+    /// Whether the database contains what its anchor says; at 0 nothing is signed.
+    anchor_met: IntGauge = "countersign_anchor_met" [];
+    /// Bans that the anchor outside the database has.
+    anchored_bans: IntGauge = "countersign_anchor_bans" [];
+    /// Links of the audit chain that the anchor has: it stands still when the chain is broken.
+    anchored_links: IntGauge = "countersign_anchor_audit_links" [];
     /// When a file of a listener expires, as a Unix time: warn long before, because then all clients are refused.
     tls_expiry: IntGaugeVec = "countersign_tls_expiry_timestamp_seconds" ["listener", "file"];
     /// Reloads of changed certificates, keys and revocation lists.
@@ -396,6 +402,17 @@ impl Metrics {
         self.oldest_row
             .with_label_values(&[table.as_str()])
             .set(at.map_or(0, Timestamp::as_seconds));
+    }
+
+    /// Whether the database contains what its anchor says, as it was last looked at.
+    pub fn anchor_met(&self, met: bool) {
+        self.anchor_met.set(i64::from(met));
+    }
+
+    /// The anchor stands at so many bans and links of the audit chain.
+    pub fn anchored(&self, bans: i64, links: i64) {
+        self.anchored_bans.set(bans);
+        self.anchored_links.set(links);
     }
 
     /// When a file of a listener expires.

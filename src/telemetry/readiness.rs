@@ -18,6 +18,8 @@ pub enum Check {
     Clock,
     /// The token opens and closes a test object.
     Hsm,
+    /// The database contains what its anchor says.
+    Anchor,
     /// The node of the chain with this EIP-155 id answers with this id.
     Chain(u64),
 }
@@ -38,6 +40,7 @@ impl fmt::Display for Check {
             Self::Lease => f.write_str("lease"),
             Self::Clock => f.write_str("clock"),
             Self::Hsm => f.write_str("hsm"),
+            Self::Anchor => f.write_str("anchor"),
             Self::Chain(id) => write!(f, "chain:{id}"),
         }
     }

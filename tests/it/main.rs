@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod a18_restore;
 mod a33_gateway;
 mod audit;
 mod bad_input;

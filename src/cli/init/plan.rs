@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) location: Arc<Location>,
     /// What the configuration says of [`Plan::location`], if it is a PostgreSQL server.
     pub(super) postgres: Option<PostgresTable>,
+    /// Where the anchor is, unless it is on the token.
+    pub(super) witness_file: Option<PathBuf>,
 }
 
 /// Options that do not fit together.
@@ -140,6 +142,7 @@ impl Plan {
             roots: options.root.iter().map(|root| root.0).collect(),
             location: Arc::new(location),
             postgres,
+            witness_file: options.witness_file.as_deref().map(full).transpose()?,
         })
     }
 }

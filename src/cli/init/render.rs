@@ -142,7 +142,7 @@ fn config_toml(plan: &Plan, environment: &Environment, roots: &[[u8; 65]]) -> St
          \n# Who vouches for this appliance's identity key; wallets pin the same roots.\n\
          [identity]\ncertificate = \"identity/certificate.json\"\nroots = {roots}\n\
          \n[hsm]\nmodule = {module}\ntoken_label = {label}\npin_file = {pin}\nprofile = {profile}\n\
-         {store}\
+         {store}{anchor}\
          \n[[tenant]]\nname = \"{TENANT}\"\n",
         audience = quoted(&plan.audience),
         id = environment.id,
@@ -155,6 +155,7 @@ fn config_toml(plan: &Plan, environment: &Environment, roots: &[[u8; 65]]) -> St
         profile = quoted(profile),
         roots = hex_list(roots),
         store = store_toml(plan.postgres.as_ref()),
+        anchor = anchor_toml(plan),
     );
     if environment.kind == EnvironmentKind::Development {
         append(
@@ -210,6 +211,12 @@ fn tls_toml(pki: &Pki) -> String {
         "certificate = {certificate}\nkey = {key}\nclient_ca = {client_ca}\ncrl = [{}]\n",
         crls.join(", ")
     )
+}
+
+fn anchor_toml(plan: &Plan) -> String {
+    plan.witness_file.as_ref().map_or_else(String::new, |file| {
+        format!("\n[anchor]\nwitness_file = {}\n", quoted(file.display()))
+    })
 }
 
 fn store_toml(postgres: Option<&PostgresTable>) -> String {

@@ -58,6 +58,24 @@ fn link(row: Row) -> Result<(Link, Option<StoredRecord>), StoreError> {
     Ok((link, record))
 }
 
+/// The hash of the link at a position.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn hash_at(
+    reads: &mut impl Reads,
+    position: i64,
+) -> Result<Option<[u8; 32]>, StoreError> {
+    let row = reads
+        .query_one(
+            "SELECT hash FROM audit_chain WHERE position = $1",
+            values![position],
+        )
+        .await?;
+    row.map(|row| row.of("audit_chain").array("hash"))
+        .transpose()
+}
+
 /// A checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {

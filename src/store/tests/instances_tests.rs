@@ -6,7 +6,8 @@ use super::super::instances::{self, Lease, Skew};
 use super::super::profiles::NewProfile;
 use super::super::sessions::SessionRow;
 use super::super::{
-    AuditEvent, AuditRecord, CommitError, Key, Operation, Store, Tx, profiles, sessions, steps,
+    AuditEvent, AuditRecord, CommitError, Key, Operation, Store, Tx, bans, profiles, sessions,
+    steps,
 };
 use super::{Database, session};
 use crate::domain::{
@@ -15,7 +16,7 @@ use crate::domain::{
 };
 use crate::sessions::conclude::{Conclude, Effect};
 use crate::sessions::lifecycle::{Left, Orphan};
-use crate::sessions::{Lifetimes, MAX_SUSPECT_EVENTS};
+use crate::sessions::{Lifetimes, MAX_FAILED_SIGNATURES, MAX_SUSPECT_EVENTS};
 
 on_both_engines![
     an_instance_lives_until_it_is_ended_and_again_when_it_renews,
@@ -24,6 +25,7 @@ on_both_engines![
     a03_a_check_is_orphaned_once_its_instance_has_ended_and_counts_once,
     a03_what_an_instance_finds_after_it_was_ended_is_refused_except_a_ban,
     a03_the_third_orphan_asks_for_new_shares,
+    a01_the_third_failed_signature_is_listed_as_a_ban,
 ];
 
 const LIFETIMES: Lifetimes = Lifetimes {
@@ -317,10 +319,15 @@ async fn a03_what_an_instance_finds_after_it_was_ended_is_refused_except_a_ban(d
 
     let caught = Effect::Ban {
         reason: "late".to_owned(),
+        emptied: None,
     };
     assert!(conclude(&store, &begun, caught).await);
     let key = key_of(&store, profile).await;
     assert_eq!(key.key_state, KeyState::Quarantined);
+    let bans = bans::from(&mut store.reader().await.unwrap(), 1).await;
+    let bans = bans.unwrap();
+    assert_eq!(bans.len(), 1, "also what was found too late is listed");
+    assert_eq!(bans[0].ban.profile_id, profile);
     assert_eq!(key.checking, Some(second), "the lock is another check's");
     assert!(conclude(&store, &next, Effect::Advance).await);
 }
@@ -342,5 +349,27 @@ async fn a03_the_third_orphan_asks_for_new_shares(database: Database) {
             KeyState::RefreshRequired
         };
         assert_eq!(key.key_state, expected);
+    }
+}
+
+async fn a01_the_third_failed_signature_is_listed_as_a_ban(database: Database) {
+    let store = database.store().await;
+    let (profile, sessions) = prepare::<3>(&store).await;
+    let instance = InstanceId::generate();
+    renew(&store, instance, 10).await;
+    for (session, count) in sessions.into_iter().zip(1..) {
+        let begun = begin(&store, profile, session, instance).await.unwrap();
+        let failed = Effect::Abort {
+            reason: "signature_verification".to_owned(),
+            suspicion: Suspicion::FailedSignature,
+        };
+        assert!(conclude(&store, &begun, failed).await);
+        let key = key_of(&store, profile).await;
+        let listed = bans::from(&mut store.reader().await.unwrap(), 1).await;
+        let listed = listed.unwrap();
+        let caught = count == MAX_FAILED_SIGNATURES;
+        assert_eq!(key.failed_signatures, count);
+        assert_eq!(key.key_state == KeyState::Quarantined, caught);
+        assert_eq!(listed.len(), usize::from(caught));
     }
 }

@@ -39,7 +39,8 @@ pub(super) enum Fate {
 }
 
 pub(super) trait Job: Send {
-    fn key(&self) -> Key;
+    /// What it excludes others from.
+    fn keys(&self) -> [Key; 2];
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> Applying<'a>;
     /// Why the last try failed, if it did.
     fn failure(&self) -> Option<&StoreError>;
@@ -86,8 +87,8 @@ impl<O: Operation> Queued<O> {
 }
 
 impl<O: Operation> Job for Queued<O> {
-    fn key(&self) -> Key {
-        self.operation.key()
+    fn keys(&self) -> [Key; 2] {
+        [self.operation.key(), self.operation.also()]
     }
 
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> Applying<'a> {
@@ -157,8 +158,8 @@ impl<U: Upkeep> Task<U> {
 }
 
 impl<U: Upkeep> Job for Task<U> {
-    fn key(&self) -> Key {
-        self.upkeep.key()
+    fn keys(&self) -> [Key; 2] {
+        [self.upkeep.key(), Key::NONE]
     }
 
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> Applying<'a> {

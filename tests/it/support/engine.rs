@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use url::Url;
 
+use super::appliance::Appliance;
 use super::database::Database;
 use super::files_below;
 
@@ -284,4 +285,65 @@ impl Storage {
             Self::Postgres(database) => Database::of(database),
         }
     }
+}
+
+/// All of a database, as a backup keeps it.
+pub(crate) struct Saved(PathBuf);
+
+impl Saved {
+    /// Saves the database of an appliance; of a file, while nobody serves it.
+    pub(crate) fn of(appliance: &Appliance) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let saved = appliance.directory().join(format!("saved-{number}"));
+        let environment = appliance.environment();
+        let output = match &*appliance.storage {
+            Storage::Sqlite => Command::new("sqlite3")
+                .arg(environment.join("countersign.db"))
+                .arg(format!(".backup '{}'", saved.display()))
+                .output(),
+            Storage::Postgres(database) => {
+                let Server { bin, .. } = &database.server;
+                let mut dump = database.server.psql(&database.name);
+                dump = as_program(&dump, &bin.join("pg_dump"));
+                dump.args(["--clean", "--if-exists", "--dbname", &database.name])
+                    .arg("--file")
+                    .arg(&saved)
+                    .output()
+            }
+        };
+        answer("save", &output.unwrap());
+        Self(saved)
+    }
+
+    /// Puts it back: on a server in one transaction, under whoever uses it.
+    pub(crate) fn put_back(&self, appliance: &Appliance) {
+        match &*appliance.storage {
+            Storage::Sqlite => {
+                let file = appliance.environment().join("countersign.db");
+                for journal in ["-wal", "-shm"] {
+                    let mut name = file.clone().into_os_string();
+                    name.push(journal);
+                    drop(fs::remove_file(name));
+                }
+                fs::copy(&self.0, file).unwrap();
+            }
+            Storage::Postgres(database) => {
+                let mut psql = database.server.psql(&database.name);
+                psql.args(["--single-transaction", "--output", "/dev/null", "--file"])
+                    .arg(&self.0);
+                answer("put back", &psql.output().unwrap());
+            }
+        }
+    }
+}
+
+/// Another program of the server, in the environment of `command`.
+fn as_program(command: &Command, program: &Path) -> Command {
+    let mut other = Command::new(program);
+    other.env_clear();
+    for (name, value) in command.get_envs() {
+        other.env(name, value.unwrap());
+    }
+    other
 }
