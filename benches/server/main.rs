@@ -30,7 +30,9 @@ use rig::Rig;
 use table::Table;
 
 /// Wallets made over mTLS, which then sign.
-const WALLETS: usize = 5;
+const WALLETS: usize = 10;
+/// Wallets whose signatures are compared with the bare protocol.
+const COMPARED: usize = 5;
 /// Signing sessions held open at once.
 const OPEN_SESSIONS: usize = 1_000;
 /// Starts per measurement of start-up.
@@ -71,16 +73,17 @@ async fn measure() {
     table.row("idle memory, no wallet", server.rss_mib(), "MiB", "<= 64");
     let mut wallets = signing::make_wallets(&rig, &server, &mut table).await;
     let before = bare::signatures(&dealt, signatures / 2);
-    signing::measure(&rig, &server, &mut wallets, signatures, &mut table).await;
+    let compared = wallets.first_chunk_mut().unwrap();
+    signing::measure(&rig, &server, compared, signatures, &mut table).await;
     let after = bare::signatures(&dealt, signatures - signatures / 2);
     table.ratio(&[before, after].concat());
+    signing::parallel(&rig, &server, &mut wallets, signatures, &mut table).await;
     server.stop().await;
 
     let fixtures = dealt::Fixtures::new(&rig, dealt).await;
     front_door::measure(&rig, &fixtures, &mut table).await;
     handshakes::measure(&rig, &mut table).await;
-    fixtures.insert(&rig, 10 - WALLETS).await;
-    start_up(&mut rig, 10, &mut table).await;
+    start_up(&mut rig, WALLETS, &mut table).await;
     sessions::measure(&mut rig, &fixtures, OPEN_SESSIONS, &mut table).await;
     fixtures.fill_up(&rig, 10_000);
     start_up(&mut rig, 10_000, &mut table).await;

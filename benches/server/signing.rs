@@ -9,10 +9,10 @@ use countersign_client::flows::send;
 use countersign_client::keystore::{KdfParams, Passphrase, Wallet};
 use countersign_client::tx::{DEFAULT_FEE_CAP, Intent};
 
-use crate::WALLETS;
 use crate::machine::{median, percentile, process_cpu};
 use crate::rig::{CHAIN, RECIPIENT, Rig, Server};
 use crate::table::Table;
+use crate::{COMPARED, WALLETS};
 
 /// How long the server is watched while it does nothing.
 const IDLE: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ struct Cost {
 pub(crate) async fn measure(
     rig: &Rig,
     server: &Server,
-    wallets: &mut [Wallet; WALLETS],
+    wallets: &mut [Wallet; COMPARED],
     count: usize,
     table: &mut Table,
 ) {
@@ -90,6 +90,41 @@ pub(crate) async fn measure(
     table.row("five at once: prepare and sign, wall, p50", p50, "ms", "");
     let what = format!("memory after {} signatures", 2 * count);
     table.row(&what, server.rss_mib(), "MiB", "");
+}
+
+/// Signatures per second: of one wallet, whose steps wait for each other by design, and of ten at once.
+pub(crate) async fn parallel(
+    rig: &Rig,
+    server: &Server,
+    wallets: &mut [Wallet; WALLETS],
+    count: usize,
+    table: &mut Table,
+) {
+    let busy = || server.cpu() + process_cpu(std::process::id());
+    let (start, before) = (Instant::now(), busy());
+    in_turn(rig, &mut wallets[..1], count).await;
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    let one = count as f64 * 1e3 / milliseconds;
+    let cores = (busy() - before) / milliseconds;
+    table.row("one wallet, in turn", one, "/s", "");
+    table.row("one wallet: cores that both sides keep busy", cores, "", "");
+
+    // Some signed before, some did not.
+    let (first, second) = wallets.split_first_chunk_mut().unwrap();
+    let second = second.try_into().unwrap();
+    let (start, before) = (Instant::now(), busy());
+    tokio::join!(at_once(rig, first, count), at_once(rig, second, count));
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    let ten = 2.0 * count as f64 * 1e3 / milliseconds;
+    let cores = (busy() - before) / milliseconds;
+    table.row("ten wallets at once", ten, "/s", "");
+    table.row(
+        "ten wallets: cores that both sides keep busy",
+        cores,
+        "",
+        "",
+    );
+    table.row("ten wallets / one", ten / one, "", "");
 }
 
 /// What `work`, which says how long each signature took, costs per signature.
@@ -128,9 +163,9 @@ async fn in_turn(rig: &Rig, wallets: &mut [Wallet], count: usize) -> Vec<(f64, f
     times
 }
 
-async fn at_once(rig: &Rig, wallets: &mut [Wallet; WALLETS], count: usize) -> Vec<(f64, f64)> {
+async fn at_once(rig: &Rig, wallets: &mut [Wallet; COMPARED], count: usize) -> Vec<(f64, f64)> {
     let [a, b, c, d, e] = wallets.each_mut().map(std::slice::from_mut);
-    let each = |wallet| in_turn(rig, wallet, count / WALLETS);
+    let each = |wallet| in_turn(rig, wallet, count / COMPARED);
     let (a, b, c, d, e) = tokio::join!(each(a), each(b), each(c), each(d), each(e));
     [a, b, c, d, e].concat()
 }
