@@ -1,7 +1,7 @@
 # `make` lists the commands. Each is a thin call: the work is in scripts/ and in cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo bench test-long tls-check fmt lint peers clean-peers api-check
+.PHONY: help test demo bench fuzz test-long tls-check fmt lint peers clean-peers api-check
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -15,6 +15,10 @@ demo: ## create a wallet and see a transaction mined on a local node; leaves not
 bench: ## measure the protocol, the token and the whole server (optimised build, then about ten minutes)
 	@scripts/setup.sh softhsm peers postgres programs
 	scripts/with-postgres.sh cargo bench --workspace --locked --bench signature --bench envelope --bench server --bench store
+
+TIME = 600
+fuzz: ## fuzz everything that comes from outside, for TIME seconds in all (default 600; TARGETS="sg1 body" for some)
+	@scripts/fuzz.sh $(TIME) $(TARGETS)
 
 test-long: ## everything in `make test`, then the tests marked ignored because they are slow
 	@scripts/test.sh

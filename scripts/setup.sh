@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the named suites need and this machine lacks: setup.sh [softhsm] [peers] [postgres] [programs] [cargo-tools]
+# Installs what the named suites need and this machine lacks: setup.sh [compilers] [softhsm] [peers] [postgres] [programs] [cargo-tools]
 # As root it installs system packages itself; otherwise it says which to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -59,6 +59,9 @@ nginx() {
     fi
 }
 
+# libFuzzer is C++, which the build compiles.
+compilers() { system_package g++ g++; }
+
 # What tests and benches look at the appliance with.
 programs() {
     system_package curl curl
@@ -115,6 +118,7 @@ cargo_tools() {
 have cargo || die "Rust is missing: install it with rustup (rust-toolchain.toml names the version)"
 for part in "$@"; do
     case $part in
+        compilers) compilers ;;
         softhsm) softhsm ;;
         peers) peers ;;
         postgres) postgres ;;

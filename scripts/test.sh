@@ -49,7 +49,7 @@ service_unit() {
 # Behaviour over the network once more; what does not depend on the engine is left out.
 on_postgres() {
     COUNTERSIGN_TEST_STORE=postgres scripts/with-postgres.sh cargo nextest run --package countersign --test it --locked \
-        -E 'not test(/^(repository|postgres|copy|gateway|instances|support)::/)'
+        -E 'not test(/^(repository|attacks|postgres|copy|gateway|instances|support)::/)'
 }
 
 rm -f target/xcheck/vectors.jsonl
@@ -62,4 +62,5 @@ suite "tests" scripts/with-postgres.sh cargo nextest run --workspace --locked
 suite "tests on PostgreSQL" on_postgres
 suite "documentation tests" cargo test --quiet --doc --workspace --locked
 suite "encoder against ethers-core" xcheck
+suite "fuzzing" scripts/fuzz.sh 60
 suite "demo" scripts/demo.sh

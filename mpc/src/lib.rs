@@ -29,5 +29,8 @@ pub mod sign;
 pub mod signature;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub mod mutated_tests;
+
 #[cfg(test)]
 mod tests;

@@ -4,12 +4,14 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::string_slice,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
 mod emptied;
 mod keygen_attacks;
 mod messages;
+mod randomness;
 mod secrets;
 mod selective_failure;
 mod sign_attacks;

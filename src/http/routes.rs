@@ -21,6 +21,8 @@ use crate::service::show::Show;
 use crate::service::sign::Sign;
 use crate::telemetry::metrics::Metrics;
 
+#[cfg(fuzzing)]
+pub mod fuzz_tests;
 mod mpc;
 mod profiles;
 

@@ -1,12 +1,13 @@
 //! The wallet's side of a key generation.
 
+use dkls23::protocols::signing::TransmitPhase1to2;
 use k256::Scalar;
 use zeroize::Zeroizing;
 
 use super::steps::{Committed, Opening, fragments};
 use crate::binding::KeygenBinding;
 use crate::canary::CanaryDigest;
-use crate::engine::{Role, contained, random_nonce};
+use crate::engine::{Party, Role, contained, random_nonce};
 use crate::error::MpcError;
 use crate::share::{P1Share, PublicShare};
 use crate::sign::{Answered, Opened};
@@ -139,16 +140,11 @@ impl P1AfterRound2 {
             let reply: Keygen2Reply =
                 wire::decode(Role::P1, response)?.in_session(opening.sid())?;
             let (party, public) = opening.finish(&their_commitments, &reply.openings)?;
-            let (opened, first) = Opened::start(&party, Role::P1, canary_id, *canary.as_bytes())?;
-            let (answered, second) = opened.answer(&party, reply.canary)?;
-            let message = wire::encode(Role::P1, &canary_id, &Keygen3 { first, second })?;
+            let (canary, message) = P1Canary::start(&party, canary_id, canary, reply.canary)?;
             Ok(P1Generated {
                 share: P1Share::new(party, public.clone()),
                 public,
-                canary: P1Canary {
-                    canary_id,
-                    answered,
-                },
+                canary,
                 message,
             })
         })
@@ -156,6 +152,23 @@ impl P1AfterRound2 {
 }
 
 impl P1Canary {
+    /// Checks P2's first message of the canary and answers it with kg3.
+    pub(crate) fn start(
+        party: &Party,
+        canary_id: [u8; 32],
+        digest: CanaryDigest,
+        theirs: TransmitPhase1to2,
+    ) -> Result<(Self, Zeroizing<Vec<u8>>), MpcError> {
+        let (opened, first) = Opened::start(party, Role::P1, canary_id, *digest.as_bytes())?;
+        let (answered, second) = opened.answer(party, theirs)?;
+        let message = wire::encode(Role::P1, &canary_id, &Keygen3 { first, second })?;
+        let canary = Self {
+            canary_id,
+            answered,
+        };
+        Ok((canary, message))
+    }
+
     /// Completes the canary signature and verifies it against the wallet's address. Only then is the share proven:
     /// promote it from STAGED to CURRENT, and show the address.
     ///

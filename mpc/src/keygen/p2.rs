@@ -1,11 +1,12 @@
 //! The appliance's side of a key generation.
 
+use dkls23::protocols::signing::TransmitPhase1to2;
 use zeroize::Zeroizing;
 
 use super::steps::{Committed, fragments};
 use crate::binding::KeygenBinding;
 use crate::canary::CanaryDigest;
-use crate::engine::{Role, contained};
+use crate::engine::{Party, Role, contained};
 use crate::error::{MpcError, Refusal};
 use crate::share::{P2Share, PublicShare};
 use crate::sign::Opened;
@@ -97,16 +98,12 @@ impl P2AfterRound1 {
             let canary_id = binding
                 .canary(server_nonce, *digest.as_bytes())
                 .sign_id(&request.canary_nonce);
-            let (opened, canary) = Opened::start(&party, Role::P2, canary_id, *digest.as_bytes())?;
+            let (started, canary) = P2Canary::start(&party, canary_id, digest)?;
             let message = wire::encode(Role::P2, &sid, &Keygen2Reply { openings, canary })?;
             Ok(P2Generated {
                 share: P2Share::new(party, public.clone()),
                 public,
-                canary: P2Canary {
-                    canary_id,
-                    digest,
-                    opened,
-                },
+                canary: started,
                 message,
             })
         })
@@ -114,6 +111,21 @@ impl P2AfterRound1 {
 }
 
 impl P2Canary {
+    /// Commits to a nonce point of the canary.
+    pub(crate) fn start(
+        party: &Party,
+        canary_id: [u8; 32],
+        digest: CanaryDigest,
+    ) -> Result<(Self, TransmitPhase1to2), MpcError> {
+        let (opened, first) = Opened::start(party, Role::P2, canary_id, *digest.as_bytes())?;
+        let canary = Self {
+            canary_id,
+            digest,
+            opened,
+        };
+        Ok((canary, first))
+    }
+
     /// Checks P1's part of the canary, which proves that P1's share works, and releases P2's last signing message.
     ///
     /// SECURITY: this is the only function that releases such a message, and it takes a [`CanaryDigest`]: what the

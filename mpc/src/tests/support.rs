@@ -1,76 +1,18 @@
 //! Wallets and sessions to attack, and the means to alter their messages.
 
-use dkls23::protocols::re_key::re_key;
-use k256::{Scalar, Secp256k1};
 use zeroize::Zeroizing;
 
-use crate::binding::{KeygenBinding, Purpose, SignBinding};
-use crate::engine::{Role, parameters};
+use crate::engine::Role;
 use crate::error::MpcError;
 use crate::keygen::{self, P1AfterRound2, P1Generated, P1Keygen, P2AfterRound1, P2Generated};
-use crate::share::{P1Share, P2Share, PublicShare};
-use crate::sign::{self, P1Sign, P2SignKept};
 use crate::signature::Signature;
 use crate::wire::{self, Body};
 
-pub(super) type Message = Zeroizing<Vec<u8>>;
-
-pub(super) struct Wallet {
-    pub(super) p1: P1Share,
-    pub(super) p2: P2Share,
-}
-
-/// A wallet by a trusted dealer: as good as a generated one for signing, and quick.
-#[expect(clippy::disallowed_methods, reason = "a fixture")]
-pub(super) fn dealt(session_id: u8) -> Wallet {
-    let sid = [session_id; 32];
-    let secret = Scalar::from(0x1234_5678_u64);
-    let (mut parties, package) =
-        re_key::<Secp256k1>(&parameters(), &sid, &secret, Some([7; 32]), |_| {
-            String::new()
-        });
-    let public = PublicShare::new(&package, sid).unwrap();
-    let (p2, p1) = (parties.pop().unwrap(), parties.pop().unwrap());
-    Wallet {
-        p1: P1Share::new(p1, public.clone()),
-        p2: P2Share::new(p2, public),
-    }
-}
-
-pub(super) fn sign_binding() -> SignBinding {
-    SignBinding {
-        environment_id: [1; 32],
-        profile_id: "profile".into(),
-        device_thumbprint: "thumbprint".into(),
-        key_generation: 1,
-        session_id: "session".into(),
-        attempt: 1,
-        index: 0,
-        server_nonce: [2; 32],
-        policy_decision_id: "decision".into(),
-        purpose: Purpose::Transaction,
-        digest: [3; 32],
-    }
-}
-
-pub(super) fn keygen_binding() -> KeygenBinding {
-    KeygenBinding {
-        environment_id: [1; 32],
-        profile_id: "profile".into(),
-        keygen_session_id: "session".into(),
-        device_thumbprint: "thumbprint".into(),
-    }
-}
+pub(super) use crate::mutated_tests::fixtures::{
+    Message, Wallet, dealt, keygen_binding, sign_binding,
+};
 
 impl Wallet {
-    pub(super) fn start(&self) -> (P1Sign, Message) {
-        P1Sign::start(&self.p1, sign_binding()).unwrap()
-    }
-
-    pub(super) fn answer(&self, sg1: &[u8]) -> Result<(P2SignKept, Message), MpcError> {
-        sign::p2_round_1(&self.p2, sign_binding(), sg1)
-    }
-
     /// A whole signature with the three messages passed through `alter`.
     pub(super) fn sign_with(
         &self,
