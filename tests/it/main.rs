@@ -12,6 +12,7 @@
 
 mod a18_restore;
 mod a33_gateway;
+mod attacks;
 mod audit;
 mod bad_input;
 mod check_order;
@@ -32,6 +33,7 @@ mod lifecycle;
 mod limits;
 mod listing;
 mod mixing;
+mod mutated;
 mod outages;
 mod owner_proof;
 mod postgres;

@@ -59,7 +59,7 @@ fn product(folder: &str) -> Vec<PathBuf> {
 }
 
 /// Files below `folder` with this extension, as paths relative to the repository.
-fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
@@ -80,7 +80,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     fs::read_to_string(root().join(path)).unwrap()
 }
 

@@ -205,7 +205,7 @@ fn code(reply: &Reply) -> String {
 }
 
 /// What is written down, and that the file says so.
-fn compare(file: &str, found: &str) {
+pub(crate) fn compare(file: &str, found: &str) {
     let path = root().join(file);
     if std::env::var_os("COUNTERSIGN_BLESS").is_some() {
         fs::write(&path, found).unwrap();

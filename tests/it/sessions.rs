@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::support::signing::{fresh_key, get, json_of, post, refusal, transaction};
 use crate::support::wallet::{address, profile};
-use crate::support::{Appliance, Node, Signing, wallet_of};
+use crate::support::{Appliance, Node, Signing, eventually, wallet_of};
 
 /// The suspect events and failed signatures of a profile, and the state of its key.
 fn standing(appliance: &Appliance, profile: &str) -> String {
@@ -408,15 +408,27 @@ async fn a28_parallel_transactions_take_distinct_nonces() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a10_fifty_signatures_of_one_wallet_are_low_s_and_recover_to_it() {
+    signatures_are_sound(50).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "slow: run by `make test-long`"]
+async fn a10_two_thousand_signatures_of_one_wallet_are_low_s_recover_to_it_and_repeat_no_r() {
+    signatures_are_sound(2_000).await;
+}
+
+/// So many signatures of one wallet, one after another.
+async fn signatures_are_sound(count: usize) {
     let node = Node::start().await;
     let appliance = Appliance::start(&node).await;
     let wallet = wallet_of(&appliance, &node, "a10").await;
-    for wei in 1..=50 {
-        Signing::prepare(&appliance, &wallet, wei)
-            .await
-            .complete()
-            .await;
+    let start = std::time::Instant::now();
+    for wei in 1..=count {
+        let wei = u64::try_from(wei).unwrap();
+        let signing = Signing::prepare(&appliance, &wallet, wei).await;
+        signing.complete().await;
     }
+    let took = start.elapsed().as_secs_f64();
     let rows = appliance
         .database()
         .rows("SELECT hex(raw) FROM transactions");
@@ -442,8 +454,16 @@ async fn a10_fifty_signatures_of_one_wallet_are_low_s_and_recover_to_it() {
     }
     assert_eq!(
         (rows.len(), points.len()),
-        (50, 50),
+        (count, count),
         "a nonce point comes once (a39)"
     );
-    assert_eq!(node.nonce(&address(&wallet)).await, 50);
+    eprintln!(
+        "{count} signatures in {took:.0} s: all low-s, all recover to the wallet, {} different r",
+        points.len()
+    );
+    eventually("all are mined", 60, async || {
+        let mined = node.nonce(&address(&wallet)).await;
+        (mined == u64::try_from(count).unwrap()).then_some(())
+    })
+    .await;
 }
