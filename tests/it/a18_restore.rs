@@ -310,6 +310,14 @@ async fn a18_a_witness_file_takes_the_place_of_the_token_and_without_an_anchor_n
     })
     .await;
     appliance.kill();
+    let after = Saved::of(&appliance);
     before.put_back(&appliance);
     refuses_to_start(&mut appliance, "it knows fewer than 1 bans").await;
+
+    // A process that dies between a ban and its anchor leaves that to the next one.
+    after.put_back(&appliance);
+    std::fs::write(&witness, old_witness).unwrap();
+    assert!(anchored(&appliance).contains(" 0 bans"));
+    appliance.serve().await;
+    assert!(anchored(&appliance).contains(" 1 bans"));
 }
