@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod a01_probing;
 mod a18_restore;
 mod a33_gateway;
 mod attacks;

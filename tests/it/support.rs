@@ -1,6 +1,7 @@
 //! Real parts for the tests: the real binary, a real token, a real database, a real node.
 
 pub(crate) mod appliance;
+pub(crate) mod attacker;
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod fault;
@@ -9,6 +10,7 @@ pub(crate) mod outside;
 pub(crate) mod proxy;
 pub(crate) mod signing;
 pub(crate) mod site;
+pub(crate) mod stolen;
 pub(crate) mod trap;
 pub(crate) mod wallet;
 

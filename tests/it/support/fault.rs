@@ -1,12 +1,14 @@
 //! What fails under a running appliance: system calls, by `strace`, which works for root and for an ordinary user; the
-//! token, by its locks.
+//! token and the database, by their locks.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::Appliance;
+use super::database::Database;
+use super::engine::Storage;
 
 /// A fault that lasts until it is dropped.
 pub(crate) struct Fault(Child);
@@ -85,6 +87,55 @@ impl Hang {
 
 impl Drop for Hang {
     fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Somebody else's lock on the database, so that nothing is committed, until it is dropped.
+pub(crate) struct Locked(Child);
+
+impl Locked {
+    pub(crate) fn database_of(appliance: &Appliance) -> Self {
+        let (mut shell, lock) = match (&*appliance.storage, appliance.database()) {
+            (Storage::Postgres(database), _) => {
+                let shell = database.server.psql(&database.name);
+                // What begins and what ends a check is written here.
+                (
+                    shell,
+                    "BEGIN;\nLOCK TABLE steps IN EXCLUSIVE MODE;\n\\echo locked\n",
+                )
+            }
+            (Storage::Sqlite, Database::Sqlite(path)) => {
+                let mut shell = Command::new("sqlite3");
+                shell.args(["-cmd", ".timeout 5000"]).arg(path);
+                (shell, "BEGIN IMMEDIATE;\n.print locked\n")
+            }
+            _ => panic!("the database is of another engine"),
+        };
+        let mut process = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        process
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(lock.as_bytes())
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "locked\n");
+        Self(process)
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // The end of the shell is the end of its transaction.
         drop(self.0.kill());
         drop(self.0.wait());
     }
