@@ -11,6 +11,9 @@
 )]
 
 mod a01_probing;
+mod a04_injection;
+mod a06_generations;
+mod a11_rogue;
 mod a18_restore;
 mod a33_gateway;
 mod attacks;
@@ -26,6 +29,7 @@ mod first_light;
 mod front_door;
 mod gateway;
 mod gateway_jwt;
+mod hostile_messages;
 mod identity;
 mod indistinguishable;
 mod instances;

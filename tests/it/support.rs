@@ -5,6 +5,7 @@ pub(crate) mod attacker;
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod fault;
+pub(crate) mod keygen;
 pub(crate) mod node;
 pub(crate) mod outside;
 pub(crate) mod proxy;
