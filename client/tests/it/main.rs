@@ -9,6 +9,7 @@
 
 mod support;
 
+mod a01_appliance;
 mod a01_client;
 mod a33_client;
 mod cli;

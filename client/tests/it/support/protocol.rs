@@ -1,6 +1,7 @@
 //! The appliance's half: real P2 computation behind the API's shapes, in memory.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_primitives::{Address, TxKind, U256};
@@ -34,8 +35,15 @@ pub(crate) type Answer = Result<(u16, Value), LostAnswer>;
 /// The answer does not reach the client.
 pub(crate) struct LostAnswer;
 
+/// What a cheat makes of an honest message to P1.
+pub(crate) type Cheat = Box<dyn FnMut(&[u8]) -> Vec<u8> + Send>;
+
 pub(crate) struct Protocol {
     pub(crate) faults: Vec<Fault>,
+    /// What is done to the next message of this kind, after it was made honestly and before it is sealed.
+    pub(crate) cheat: Option<(&'static str, Cheat)>,
+    /// Where the plaintexts of P1's messages of this kind are written down.
+    pub(crate) heard: Option<(&'static str, Arc<Mutex<Vec<u8>>>)>,
     /// What the next `GET`s are answered with instead, first come first served.
     pub(crate) looks: Vec<(u16, Value)>,
     /// Account nonce of the next transaction.
@@ -72,7 +80,7 @@ pub(crate) struct Session {
     pub(crate) status: Option<&'static str>,
     profile: String,
     nonce: [u8; 32],
-    digest: [u8; 32],
+    pub(crate) digest: [u8; 32],
     kept: Option<P2SignKept>,
 }
 
@@ -106,6 +114,8 @@ impl Protocol {
     pub(crate) fn new() -> Self {
         Self {
             faults: Vec::new(),
+            cheat: None,
+            heard: None,
             looks: Vec::new(),
             nonce: 7,
             profiles: HashMap::new(),
@@ -522,7 +532,13 @@ impl Protocol {
     }
 
     fn open(&self, info: &EnvelopeInfo, sealed: &Value) -> (Zeroizing<Vec<u8>>, ResponseSealer) {
-        open_request(&self.kem, info, sealed.as_str().unwrap()).unwrap()
+        let opened = open_request(&self.kem, info, sealed.as_str().unwrap()).unwrap();
+        if let Some((kind, heard)) = &self.heard
+            && *kind == info.message_type.as_str()
+        {
+            *heard.lock().unwrap() = opened.0.to_vec();
+        }
+        opened
     }
 
     fn seal(&mut self, kind: &str, sealer: ResponseSealer, message: &[u8]) -> String {
@@ -531,6 +547,11 @@ impl Protocol {
         if let Some(Fault::Tamper(_, percent)) = tampered {
             let position = (message.len() - 1) * percent / 100;
             message[position] ^= 1;
+        }
+        if self.cheat.as_ref().is_some_and(|(of, _)| *of == kind)
+            && let Some((_, mut cheat)) = self.cheat.take()
+        {
+            message = cheat(&message);
         }
         sealer.seal(&message).unwrap()
     }
