@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::sessions::join_all;
 use crate::support::attacker::{Attack, Attacker, SIGN_1};
+use crate::support::engine::{Engine, Saved};
 use crate::support::fault::{Hang, Locked};
 use crate::support::signing::{fresh_key, json_of, post, refusal, signed, transaction};
 use crate::support::stolen;
@@ -31,7 +32,7 @@ impl Learned {
             202 => self.0.push((row, false)),
             500 => self.0.push((row, true)),
             // No verdict.
-            403 | 409 => {}
+            403 | 409 | 503 => {}
             other => panic!("row {row}: {other} {}", json_of(reply)),
         }
     }
@@ -208,6 +209,43 @@ async fn a02_parallel_fifty_questions_at_two_instances_learn_one_bit() {
     let one = Appliance::start_on_postgres(&node).await;
     let two = one.another().await;
     fifty_at_once(&[&one, &two], &node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a01_ban_in_a_database_that_is_put_back_to_before_it_still_stands() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let attacker = Attacker::of(&appliance, &wallet).await;
+    let secret = stolen::share_of(&appliance, &profile(&wallet));
+    let rows: Vec<usize> = set_rows(&secret).take(2).collect();
+    let mut learned = Learned::default();
+    {
+        let waiting = Attack::prepare(&appliance, &attacker, 1).await;
+        let before = Saved::of(&appliance);
+        learned.hear(rows[0], &ask(&appliance, &attacker, rows[0]).await);
+        if Engine::of_this_run() == Engine::Postgres {
+            // Under the process that knows of the ban.
+            before.put_back(&appliance);
+            let (reply, _) = waiting.post_first(&waiting.probe(rows[1])).await;
+            assert_eq!(refusal(&reply), (503, "DUO_NODE_UNAVAILABLE".to_owned()));
+            learned.hear(rows[1], &reply);
+            before.put_back(&appliance);
+        } else {
+            appliance.signal("-KILL");
+            eventually("it is dead", 5, async || {
+                (!appliance.is_running()).then_some(())
+            })
+            .await;
+            before.put_back(&appliance);
+        }
+    }
+    appliance.kill();
+    for _ in 0..2 {
+        appliance.spawn();
+        assert_eq!(appliance.ended().await.code(), Some(1), "it is not served");
+    }
+    assert_eq!(learned.count(&secret), 1);
 }
 
 /// Asks about a row whose bit is set, and stops the appliance between the check and the commit of its verdict: the

@@ -13,6 +13,7 @@
 mod a01_probing;
 mod a04_injection;
 mod a06_generations;
+mod a07_snapshot;
 mod a11_rogue;
 mod a18_restore;
 mod a33_gateway;
