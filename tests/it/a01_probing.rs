@@ -151,7 +151,7 @@ fn set_rows(secret: &Share) -> impl Iterator<Item = usize> {
 }
 
 /// As many sessions of one key as may wait, and more questions: the last ones go into sessions that have one already.
-async fn fifty_at_once(instances: &[&Appliance], node: &Node) {
+pub(crate) async fn fifty_at_once(instances: &[&Appliance], node: &Node) {
     const QUESTIONS: usize = 50;
     const SESSIONS: usize = 32;
     let one = instances[0];
@@ -201,14 +201,6 @@ async fn a02_parallel_fifty_questions_at_once_learn_one_bit() {
     let node = Node::start().await;
     let appliance = Appliance::start(&node).await;
     fifty_at_once(&[&appliance], &node).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a02_parallel_fifty_questions_at_two_instances_learn_one_bit() {
-    let node = Node::start().await;
-    let one = Appliance::start_on_postgres(&node).await;
-    let two = one.another().await;
-    fifty_at_once(&[&one, &two], &node).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use countersign_client::transport::{Reply, Request};
 use countersign_mpc::envelope::MessageType;
 use serde_json::json;
 
+use crate::a01_probing::fifty_at_once;
 use crate::front_door::instance_of;
 use crate::sessions::join_all;
 use crate::support::signing::{json_of, refusal, signed};
@@ -35,30 +36,7 @@ async fn a02_parallel() {
     let node = Node::start().await;
     let one = Appliance::start_on_postgres(&node).await;
     let two = one.another().await;
-    let wallet = wallet_of(&one, &node, "a02").await;
-    let mut messages = Vec::new();
-    for wei in 1..=30 {
-        let appliance = if wei % 2 == 0 { &one } else { &two };
-        let signing = Signing::prepare(appliance, &wallet, wei).await;
-        let (_, mut message) = signing.first();
-        message[9_000] ^= 1;
-        let (sealed, _) = signing.sealed(MessageType::Sign1, &message).await;
-        messages.push((signing, sealed));
-    }
-    let posts = messages
-        .iter()
-        .map(|(signing, sealed)| signing.post(sealed));
-    let replies = join_all(posts).await;
-
-    let caught = replies.iter().filter(|reply| reply.status == 500).count();
-    assert_eq!(caught, 1, "one check, then the ban");
-    for reply in replies.iter().filter(|reply| reply.status != 500) {
-        assert!([403, 409].contains(&refusal(reply).0));
-    }
-    let banned = r#"countersign_mpc_steps_total{result="ban",step="sign_1"}"#;
-    assert_eq!(sum([&one, &two], banned).await, 1.0);
-    let unwrapped = sum([&one, &two], "countersign_share_unwraps_total").await;
-    assert_eq!(unwrapped, 2.0, "keygen and one check");
+    fifty_at_once(&[&one, &two], &node).await;
     let state = one.database().value("SELECT key_state FROM profiles");
     assert_eq!(state, "quarantined");
 }
