@@ -77,7 +77,7 @@ async fn measure() {
     signing::measure(&rig, &server, compared, signatures, &mut table).await;
     let after = bare::signatures(&dealt, signatures - signatures / 2);
     table.ratio(&[before, after].concat());
-    signing::parallel(&rig, &server, &mut wallets, signatures, &mut table).await;
+    signing::parallel(&rig, &server, &mut wallets, signatures, &mut table);
     server.stop().await;
 
     let fixtures = dealt::Fixtures::new(&rig, dealt).await;
