@@ -129,14 +129,14 @@ fn a12_fuzz_the_corpora_pass() {
 
 /// Thousandths of all messages that are of each type. Those that cost most come least.
 const SHARES: [(Target, u64); 9] = [
-    (Target::Sign1, 400),
+    (Target::Sign1, 413),
     (Target::Sign2, 150),
     (Target::Sign1Reply, 130),
     (Target::Keygen3, 130),
     (Target::Keygen3Reply, 130),
     (Target::Keygen1, 38),
-    (Target::Keygen1Reply, 10),
-    (Target::Keygen2, 10),
+    (Target::Keygen1Reply, 3),
+    (Target::Keygen2, 4),
     (Target::Keygen2Reply, 2),
 ];
 
