@@ -2,10 +2,10 @@
 //! the engine sees it, what ends the session, what counts against the wallet, and what is a ban.
 
 use countersign_attacker::wire::{
-    Frame, Last, Message, Second, Sign1, generator, identity, shorten,
+    Frame, Last, Message, Second, Sign1, Sign1Reply, generator, identity, shorten,
 };
 
-use crate::support::attacker::{Attack, Attacker, SIGN_1, SIGN_2, closing_frame};
+use crate::support::attacker::{Attack, Attacker, SIGN_1, SIGN_2, closing_frame, opened};
 use crate::support::signing::refusal;
 use crate::support::wallet::profile;
 use crate::support::{Appliance, Node, Signing, wallet_of};
@@ -293,6 +293,65 @@ async fn a01_every_cheat_in_the_second_message_is_a_ban() {
         second("gamma", |m, _| m.gamma[0] = one()),
     ])
     .await;
+}
+
+/// The wallet's second message in a session, and the appliance's in the same one.
+async fn second_messages(attack: &Attack<'_>) -> ([u8; 32], Second, Last, Second) {
+    let attempt = attack.attempt();
+    let sign_id = attempt.sign_id;
+    let (answer, opener) = attack.post_first(&attempt).await;
+    let said = Frame::parse(&opened(&answer, &opener));
+    let (_, theirs) = Sign1Reply::parse(&said.body);
+    let (ours, last) = attack.closing(attempt, &answer, &opener);
+    (sign_id, ours, last, theirs)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a06_a_second_message_that_is_the_appliances_own_or_of_an_earlier_session_signs_nothing() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let attacker = Attacker::of(&appliance, &wallet).await;
+    let earlier = Attack::prepare(&appliance, &attacker, 1).await;
+    let (sign_id, second, last, _) = second_messages(&earlier).await;
+    let (old, old_last) = (second.clone(), last.clone());
+    let reply = earlier.post_second(sign_id, second, last).await;
+    assert_eq!(reply.status, 200);
+
+    let mirrored = |ours: &Second, theirs: &Second| Second {
+        sender: ours.sender,
+        receiver: ours.receiver,
+        ..theirs.clone()
+    };
+    let bound = |ours: &Second, other: &Second| Second {
+        session_binding: ours.session_binding,
+        ..other.clone()
+    };
+    for (what, then) in [
+        ("of an earlier session", "stable 0 0 free"),
+        ("mirrored", "stable 0 0 free"),
+        // As if they were of this session: neither opens what was committed.
+        ("of an earlier session, and bound", "stable 1 0 free"),
+        ("mirrored, and bound", "stable 2 0 free"),
+    ] {
+        let attack = Attack::prepare(&appliance, &attacker, 1).await;
+        let (sign_id, ours, last, theirs) = second_messages(&attack).await;
+        let sent = match what {
+            "of an earlier session" => old.clone(),
+            "mirrored" => mirrored(&ours, &theirs),
+            "mirrored, and bound" => bound(&ours, &mirrored(&ours, &theirs)),
+            _ => bound(&ours, &old),
+        };
+        let last = if what.starts_with("of") {
+            old_last.clone()
+        } else {
+            last
+        };
+        let reply = attack.post_second(sign_id, sent, last).await;
+        assert_eq!(refusal(&reply), code(Expected::Failed), "{what}");
+        assert_eq!(standing(&appliance, &attacker), then, "{what}");
+    }
+    assert_eq!(signed(&appliance), 1, "the earlier one");
 }
 
 #[test]

@@ -184,9 +184,12 @@ impl<'a> Attack<'a> {
         answer: &Reply,
         opener: &Opener,
     ) -> (Second, Last) {
-        let said = json_of(answer);
-        let sealed = said["mpcMessage"].as_str().unwrap();
-        let message = opener.open(sealed).unwrap();
-        attempt.closing(&self.by.share, &message)
+        attempt.closing(&self.by.share, &opened(answer, opener))
     }
+}
+
+/// The plaintext of an answer.
+pub(crate) fn opened(answer: &Reply, opener: &Opener) -> Vec<u8> {
+    let said = json_of(answer);
+    opener.open(said["mpcMessage"].as_str().unwrap()).unwrap()
 }
