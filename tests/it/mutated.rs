@@ -57,6 +57,9 @@ impl Dice {
     fn altered(&mut self, text: &str) -> String {
         let mut altered: Vec<char> = text.chars().collect();
         for _ in 0..=self.below(3) {
+            if altered.is_empty() {
+                break;
+            }
             let at = self.below(altered.len());
             match self.below(4) {
                 0 => altered[at] = char::from(u8::try_from(self.below(94)).unwrap() + 33),
