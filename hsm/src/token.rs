@@ -162,7 +162,7 @@ impl Token {
     }
 
     /// As [`Token::open_sealed`], and reads a set of data objects before, in the same hand-over to a worker: for whoever
-    /// must look at both before using the payload.
+    /// must look at both before using the payload. A member is missed that was added while none was removed.
     ///
     /// # Errors
     /// As [`Token::open_sealed`] and [`Token::read_set`].
@@ -177,7 +177,7 @@ impl Token {
         let (wrapped, dek_aad) = (header.wrapped, aad.dek_aad(header.wrapped.kek));
         let read = move |worker: &mut Worker| {
             worker.run(Retry::Once, |sessions| {
-                let objects = data::read_set(&sessions.main, &set)?;
+                let objects = data::read_known_set(&mut sessions.main, &set)?;
                 Ok((objects, sessions.main.unwrap(&wrapped, &dek_aad)?))
             })
         };

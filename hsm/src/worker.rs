@@ -169,6 +169,8 @@ pub(crate) struct Lane {
     pub(crate) session: Session,
     keks: HashMap<KekId, ObjectHandle>,
     pub(crate) signing_keys: HashMap<SigningKeyId, ObjectHandle>,
+    /// The members of sets of data objects, as the last search found them.
+    pub(crate) sets: HashMap<String, Vec<ObjectHandle>>,
 }
 
 impl Lane {
@@ -179,6 +181,7 @@ impl Lane {
             session,
             keks: HashMap::new(),
             signing_keys: HashMap::new(),
+            sets: HashMap::new(),
         }
     }
 

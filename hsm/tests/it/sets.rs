@@ -8,6 +8,17 @@ use crate::support::{LABEL, PIN, share_aad, share_kek, softhsm, with_token};
 
 const SET: &str = "countersign/anchor/test";
 
+/// Changes the set from another process.
+fn tool(arguments: &[&str]) {
+    let mut tool = Command::new("pkcs11-tool");
+    tool.arg("--module").arg(softhsm());
+    tool.args(["--token-label", LABEL, "--login", "--pin", PIN])
+        .args(["--type", "data", "--application-label", SET])
+        .args(arguments);
+    let output = tool.output().expect("install opensc");
+    assert!(output.status.success(), "{output:?}");
+}
+
 fn sorted(mut values: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     values.sort();
     values
@@ -78,15 +89,6 @@ fn a_set_is_read_while_another_process_replaces_its_members() {
         let token = bench.open();
         let value = bench.directory.join("value");
         std::fs::write(&value, [7]).unwrap();
-        let tool = move |arguments: &[&str]| {
-            let mut tool = Command::new("pkcs11-tool");
-            tool.arg("--module").arg(softhsm());
-            tool.args(["--token-label", LABEL, "--login", "--pin", PIN])
-                .args(["--type", "data", "--application-label", SET])
-                .args(arguments);
-            let output = tool.output().expect("install opensc");
-            assert!(output.status.success(), "{output:?}");
-        };
         let write = move |label: &str| {
             let file = value.to_str().unwrap();
             tool(&["--label", label, "--private", "--write-object", file]);
@@ -128,6 +130,20 @@ fn a_sealed_object_is_opened_and_a_set_read_in_one_hand_over() {
 
         let (objects, opened) = open(sealed.clone()).await.unwrap();
         assert_eq!((objects, opened.as_slice()), (vec![vec![1]], &[7; 500][..]));
+        // Replaced here, and then by another process: no handle outlives its object.
+        token.add_to_set(SET, "anchor/2", vec![2]).await.unwrap();
+        token.remove_from_set(SET, "anchor/1").await.unwrap();
+        for _ in 0..8 {
+            assert_eq!(open(sealed.clone()).await.unwrap().0, [[2]]);
+        }
+        let value = bench.directory.join("value");
+        std::fs::write(&value, [3]).unwrap();
+        let file = value.to_str().unwrap();
+        tool(&["--label", "anchor/3", "--private", "--write-object", file]);
+        tool(&["--label", "anchor/2", "--delete-object"]);
+        for _ in 0..8 {
+            assert_eq!(open(sealed.clone()).await.unwrap().0, [[3]]);
+        }
         let mut damaged = sealed;
         *damaged.last_mut().unwrap() ^= 1;
         assert!(open(damaged).await.is_err());

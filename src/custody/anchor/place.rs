@@ -125,16 +125,28 @@ impl Place {
         .await
     }
 
+    /// Makes the new object before those go that it dominates. What another process made meanwhile is taken over: in the
+    /// end one is left, so that whoever holds the handle of another learns that it is old.
     async fn advance_on_token(&self, to: &Anchor) -> Result<(), AnchorError> {
-        let (set, text) = (self.set(), to.encode(&self.environment));
-        self.token.add_to_set(&set, &label(to), text.into()).await?;
-        for text in self.token.read_set(&set).await? {
-            let old = Anchor::parse(&text, &self.environment).ok_or(AnchorError::Unreadable)?;
-            if to.dominates(&old) {
-                self.token.remove_from_set(&set, &label(&old)).await?;
+        let (set, mut next) = (self.set(), *to);
+        loop {
+            let text = next.encode(&self.environment).into_bytes();
+            self.token.add_to_set(&set, &label(&next), text).await?;
+            let mut found = Vec::new();
+            for text in self.token.read_set(&set).await? {
+                let anchor = Anchor::parse(&text, &self.environment);
+                found.push(anchor.ok_or(AnchorError::Unreadable)?);
             }
+            let all = found.iter().try_fold(next, |all, one| all.and(one))?;
+            if all != next {
+                next = all;
+                continue;
+            }
+            for old in found.iter().filter(|old| next.dominates(old)) {
+                self.token.remove_from_set(&set, &label(old)).await?;
+            }
+            return Ok(());
         }
-        Ok(())
     }
 }
 
