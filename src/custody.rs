@@ -34,6 +34,7 @@ mod emptying;
 pub mod guard;
 pub mod kem;
 mod kept;
+pub mod listing;
 mod places;
 pub mod response_keys;
 mod steps;

@@ -10,6 +10,7 @@ use crate::audit::verify::onward;
 use crate::config::Config;
 use crate::custody::anchor::{Anchor, AnchorError, Place};
 use crate::custody::guard::{GuardError, compare, verified_bans};
+use crate::custody::listing::list_quarantines;
 use crate::domain::ChainHead;
 use crate::store::audit::chain;
 use crate::store::{Reads, Store};
@@ -110,6 +111,12 @@ async fn make(config: &Config, place: &Place) -> Result<(), Failure> {
     }
     // Not beside a countersignd that serves.
     let store = Store::open(Arc::clone(&config.store)).await?;
+    let listed = list_quarantines(&store).await?;
+    if listed > 0 {
+        output::line(format_args!(
+            "Put {listed} quarantines from before on the list of bans."
+        ));
+    }
     let anchor = verified(&mut store.reader().await?).await?;
     place.advance(&anchor).await?;
     output::line(format_args!("Anchored {anchor}."));

@@ -281,7 +281,7 @@ async fn ban(
     let caught = Caught {
         profile_id,
         generation: session.generation,
-        session_id: session.session_id,
+        session_id: Some(session.session_id),
         reason,
     };
     bans::append(tx, &caught).await?;

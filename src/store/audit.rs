@@ -54,6 +54,8 @@ pub enum AuditEvent {
     KemDestroyed,
     /// The transfer state in the share of a banned wallet was destroyed.
     TransferStateEmptied,
+    /// A quarantine from before there was a list of bans was put on it.
+    BanListed,
 }
 
 impl AuditEvent {
@@ -83,6 +85,7 @@ impl AuditEvent {
             Self::KemEnded => "kem_ended",
             Self::KemDestroyed => "kem_destroyed",
             Self::TransferStateEmptied => "transfer_state_emptied",
+            Self::BanListed => "ban_listed",
         }
     }
 }

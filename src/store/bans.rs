@@ -7,7 +7,7 @@
 
 use super::engine::{Row, values};
 use super::{Reads, StoreError, Tx, shares, time};
-use crate::domain::{Ban, ChainHead, Generation, OtSetup, ProfileId, SessionId};
+use crate::domain::{Ban, ChainHead, Generation, KeyState, OtSetup, ProfileId, SessionId};
 
 /// Entries that [`from`] gives at once. Also written out in its statement.
 pub const PAGE: usize = 500;
@@ -18,8 +18,8 @@ pub struct Caught<'a> {
     pub profile_id: ProfileId,
     /// The generation of its key.
     pub generation: Generation,
-    /// The session in which.
-    pub session_id: SessionId,
+    /// The session in which, if that is known.
+    pub session_id: Option<SessionId>,
     /// By which check.
     pub reason: &'a str,
 }
@@ -60,7 +60,10 @@ pub async fn append(tx: &mut Tx<'_>, caught: &Caught<'_>) -> Result<(), StoreErr
         profile_id: caught.profile_id,
         generation: caught.generation,
         ot_setup,
-        session_id: caught.session_id.to_string(),
+        session_id: caught
+            .session_id
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
         reason: caught.reason.to_owned(),
         at: tx.now(),
     };
@@ -82,6 +85,33 @@ pub async fn append(tx: &mut Tx<'_>, caught: &Caught<'_>) -> Result<(), StoreErr
     )
     .await?;
     Ok(())
+}
+
+/// Profiles after `after` in the order of their ids, a page of them, each with its generation and whether it is in
+/// quarantine.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn profiles_after(
+    reads: &mut impl Reads,
+    after: &str,
+) -> Result<Vec<(ProfileId, Generation, bool)>, StoreError> {
+    let rows = reads
+        .query(
+            "SELECT profile_id, generation, key_state FROM profiles WHERE profile_id > $1 \
+             ORDER BY profile_id LIMIT 500",
+            values![after],
+        )
+        .await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut row = row.of("profiles");
+            let id = row.parsed("profile_id", ProfileId::parse)?;
+            let generation = row.number("generation")?;
+            let state = row.named("key_state", KeyState::parse)?;
+            Ok((id, generation, state == KeyState::Quarantined))
+        })
+        .collect()
 }
 
 /// The end of the list.

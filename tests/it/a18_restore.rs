@@ -277,6 +277,36 @@ async fn a01_a_ban_takes_the_transfer_state_out_of_the_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a18_a_quarantine_from_before_there_was_a_list_is_put_on_it_with_the_first_anchor() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "old").await;
+    wallet_of(&appliance, &node, "other").await;
+    appliance.stop().await;
+    let id = profile(&wallet);
+    let quarantine =
+        format!("UPDATE profiles SET key_state = 'quarantined' WHERE profile_id = '{id}'");
+    appliance
+        .storage
+        .tamper(&appliance.environment(), &quarantine);
+    let witness = appliance.directory().join("witness");
+    let table = format!("\n[anchor]\nwitness_file = \"{}\"\n", witness.display());
+    appliance.configure(|config| config + &table);
+    let made = verb(&appliance, &["anchor", "make"], &[]);
+    assert!(made.status.success() && said(&made).contains("Put 1 quarantines"));
+    assert!(anchored(&appliance).contains(" 1 bans"));
+    let listed = appliance.database().value("SELECT profile_id FROM bans");
+    assert_eq!(listed, id);
+
+    let lift = "UPDATE profiles SET key_state = 'stable'";
+    appliance.storage.tamper(&appliance.environment(), lift);
+    appliance.serve().await;
+    let signing = Signing::prepare(&appliance, &wallet, 1).await;
+    let (reply, _) = signing.round_1().await;
+    assert_eq!(refusal(&reply), (403, "KEY_QUARANTINED".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a18_a_witness_file_takes_the_place_of_the_token_and_without_an_anchor_nothing_starts() {
     let node = Node::start().await;
     let mut appliance = Appliance::init(&node.url());

@@ -77,7 +77,7 @@ impl Operation for Ban {
         let caught = Caught {
             profile_id: self.profile,
             generation: Generation::FIRST,
-            session_id: SessionId::generate(),
+            session_id: Some(SessionId::generate()),
             reason: "multiplication",
         };
         bans::append(tx, &caught).await?;
