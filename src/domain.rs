@@ -11,8 +11,8 @@ pub use ban::{Ban, ChainHead, OtSetup};
 pub use environment::{EnvironmentId, EnvironmentKind};
 pub use ids::{
     DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, InstanceTag, OperationId, OwnerId,
-    ProfileId, SessionId, TenantId, TransactionId,
+    ProfileId, RotationId, SessionId, TenantId, TransactionId,
 };
-pub use key::{Generation, KeyState, Suspicion};
+pub use key::{Generation, KeyState, Phase, Rotation, Suspicion};
 pub use profile::{DeviceName, ProfileName, ProfileState};
 pub use session::{SessionKind, SessionState};

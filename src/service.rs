@@ -1,5 +1,6 @@
 //! The use cases: one file each. They compose identity, gate, custody, sessions, chain and store.
 
+pub mod admission;
 pub mod anchoring;
 pub mod create_profile;
 pub mod devices;
@@ -11,6 +12,7 @@ pub mod once;
 pub mod prepare_transaction;
 pub mod replies;
 pub mod retention;
+pub mod running;
 pub mod sealed;
 pub mod settlement;
 pub mod show;

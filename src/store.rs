@@ -76,6 +76,16 @@ impl<T> Committed<T> {
     }
 }
 
+impl<T, E> Committed<Result<T, E>> {
+    /// The one of two results that was committed.
+    ///
+    /// # Errors
+    /// The other one.
+    pub fn transpose(self) -> Result<Committed<T>, E> {
+        self.value.map(|value| Committed { value })
+    }
+}
+
 /// The appliance's database.
 #[derive(Clone)]
 pub struct Store {

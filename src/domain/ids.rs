@@ -56,6 +56,11 @@ uuid_id!(
     "session id"
 );
 uuid_id!(
+    /// A rotation of a key, from its first message to the wallet's word that it holds the new share.
+    RotationId,
+    "rotation id"
+);
+uuid_id!(
     /// A transaction that was prepared for signing.
     TransactionId,
     "transaction id"

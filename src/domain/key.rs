@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::RotationId;
+
 /// The generation of a key: 1 at creation, one more after each rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u64);
@@ -9,6 +11,21 @@ pub struct Generation(pub u64);
 impl Generation {
     /// The generation that key generation makes.
     pub const FIRST: Self = Self(1);
+
+    /// The one after it.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The one before it; the first has none.
+    #[must_use]
+    pub const fn previous(self) -> Option<Self> {
+        match self.0 {
+            0 | 1 => None,
+            number => Some(Self(number - 1)),
+        }
+    }
 
     /// The value for a database column.
     #[must_use]
@@ -32,36 +49,65 @@ impl fmt::Display for Generation {
     }
 }
 
-/// What a profile's key may be used for (`protocol.md` 2.6; rotation adds its states).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum KeyState {
-    /// Signs with the active generation.
-    Stable,
-    /// Too many checks ended without a verdict: signs nothing until it is rotated.
-    RefreshRequired,
-    /// The counterparty was banned: signs nothing, for ever, until operators release it.
-    Quarantined,
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $variant:ident => $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$about])* $variant),+ }
+
+        impl $name {
+            /// Every one.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name used in the database.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The one with this name.
+            #[must_use]
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.as_str() == text)
+            }
+        }
+    };
 }
 
-impl KeyState {
-    /// Every state.
-    pub const ALL: &'static [Self] = &[Self::Stable, Self::RefreshRequired, Self::Quarantined];
-
-    /// The name used in the database and in answers.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stable => "stable",
-            Self::RefreshRequired => "refresh_required",
-            Self::Quarantined => "quarantined",
-        }
+names! {
+    /// What a profile's key is when no rotation of it is under way, and what a rotation that comes to nothing leaves
+    /// it. With a [`Rotation`] it makes the states of `protocol.md` 2.6, which are in [`crate::sessions::key`].
+    KeyState {
+        /// Signs with the generation in use.
+        Stable => "stable",
+        /// Too many checks ended without a verdict: signs nothing until it is rotated.
+        RefreshRequired => "refresh_required",
+        /// The counterparty was banned: signs nothing, for ever, until operators release it.
+        Quarantined => "quarantined",
     }
+}
 
-    /// The state with this name.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|s| s.as_str() == text)
+names! {
+    /// How far a rotation has come.
+    Phase {
+        /// Nothing of it is stored.
+        Rotating => "rotating",
+        /// The next generation is stored and not proven.
+        Pending => "pending",
+        /// The new generation is in use, and the one before it is kept.
+        Committed => "committed",
+        /// As rotating and pending, of a quarantined key.
+        Recovering => "recovering",
     }
+}
+
+/// A rotation that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rotation {
+    /// Which.
+    pub id: RotationId,
+    /// How far it has come.
+    pub phase: Phase,
 }
 
 /// What a step that failed says about the counterparty.

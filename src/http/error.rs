@@ -220,6 +220,10 @@ impl From<Error> for ApiError {
                 let retry = if again { Retry::Same } else { Retry::Restart };
                 Self::new(Code::SessionStateConflict, message).retry(retry)
             }
+            Error::Contradiction => Self::new(Code::SessionStateConflict, message),
+            Error::NoMoreAttempts => {
+                Self::new(Code::SessionStateConflict, message).retry(Retry::Never)
+            }
             // The same request reaches its instance when it is routed by `MPC-Session` or `MPC-Instance`.
             Error::Elsewhere(owner) => Self::new(Code::SessionStateConflict, message)
                 .details(format!("Instance {}", owner.tag()))

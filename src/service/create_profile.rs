@@ -5,21 +5,23 @@ use std::sync::Arc;
 use countersign_mpc::envelope::MessageType;
 
 use super::Error;
+use super::admission::{Admission, AdmitStep, NotAdmitted};
 use super::once::Once;
 use super::replies::Replies;
-use super::sealed::{Binding, Opener, SealedText, in_session};
-use super::steps::{AdmitStep, Admitted, NotAdmitted, Steps};
+use super::sealed::{Binding, Opener, SealedText, in_session, round_of};
+use super::steps::{Admitted, Steps};
 use crate::clock;
 use crate::custody::Product;
 use crate::domain::{
     Generation, IdempotencyKey, OwnerId, ProfileId, ProfileName, SessionId, SessionKind,
     SessionState, Suspicion,
 };
-use crate::gate::{self, Allowed, Permit};
+use crate::gate::{self, Allowed};
 use crate::identity::owner::{Applicant, Owner};
 use crate::identity::replay::RequestProof;
 use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
+use crate::sessions::{Arrival, Refusal, Session};
 use crate::store::devices::{DeviceRow, Subject};
 use crate::store::idempotency::{self, Kept, Scope};
 use crate::store::profiles::NewProfile;
@@ -219,16 +221,26 @@ impl CreateProfile {
         if let Some(reply) = self.replies.find(next.session_id, &next.body_hash) {
             return Ok(reply);
         }
-        if session.state.is_active() && session.instance_id != self.steps.instance {
-            return Err(Error::Elsewhere(session.instance_id));
-        }
-        let (message_type, step) = match session.state {
+        let due = match session.state {
             SessionState::Round1Done => (MessageType::Keygen2, 2),
-            SessionState::Round2Done => (MessageType::Keygen3, 3),
-            SessionState::Completed => return Err(crate::sessions::Refusal::Over.into()),
-            SessionState::Aborted | SessionState::Banned => return Err(Error::SessionLost),
-            _ => return Err(crate::sessions::Refusal::Busy.into()),
+            _ => (MessageType::Keygen3, 3),
         };
+        let (message_type, step) = round_of(SessionKind::Keygen, &next.message).unwrap_or(due);
+        let arrival = Arrival {
+            step,
+            request_hash: next.body_hash,
+            instance: self.steps.instance,
+            now: clock::now(),
+        };
+        // Refused early, and again inside the operation. A wallet contradicts itself only by a message that opens.
+        match Session::of(session.clone()).check(&arrival) {
+            Ok(_) | Err(Refusal::Contradiction) => {}
+            Err(Refusal::Aborted) => return Err(Error::SessionLost),
+            Err(Refusal::Over) if session.state == SessionState::Banned => {
+                return Err(Error::SessionLost);
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
         let binding = in_session(message_type, &owner, &session);
         let message = self.opener.open(binding, &next.message).await?;
         let admission = AdmitStep::new(
@@ -395,7 +407,7 @@ struct StartKeygen {
 }
 
 impl Operation for StartKeygen {
-    type Output = Permit;
+    type Output = Admission;
     type Refusal = Error;
 
     fn key(&self) -> Key {
@@ -405,12 +417,12 @@ impl Operation for StartKeygen {
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
-    ) -> Result<(Permit, AuditRecord), CommitError<Error>> {
+    ) -> Result<(Admission, AuditRecord), CommitError<Error>> {
         self.proof.spend(tx).await?;
         let scope = scope(&self.applicant, &self.idempotency_key);
         if idempotency::find(tx, &scope).await?.is_some() {
             // The same request is in flight: its own answer will be the one.
-            return Err(CommitError::Refused(crate::sessions::Refusal::Busy.into()));
+            return Err(CommitError::Refused(Refusal::Busy.into()));
         }
         let session_id = self.session_id;
         let resource = session_id.to_string();
@@ -450,7 +462,7 @@ impl Operation for StartKeygen {
         let permit = gate::permit(tx, &self.steps.policy, session, row, 1)
             .await
             .map_err(|reason| CommitError::Refused(NotAdmitted::Permit(reason).into()))?;
-        Ok((permit, record))
+        Ok((Ok(permit), record))
     }
 }
 

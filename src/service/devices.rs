@@ -12,7 +12,7 @@ use super::Error;
 use super::show::owned_profile;
 use super::steps::Steps;
 use crate::clock::{self, Timestamp};
-use crate::domain::{DeviceKeyId, DeviceName, IdempotencyKey, ProfileId, SessionId, SessionState};
+use crate::domain::{DeviceKeyId, DeviceName, IdempotencyKey, ProfileId, SessionId};
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::sessions::lifecycle;
@@ -355,7 +355,7 @@ async fn give_up_sessions(
 ) -> Result<Vec<SessionId>, Error> {
     let mut ended = Vec::new();
     for session in sessions::open_of_device(tx, owner.tenant(), device).await? {
-        if lifecycle::give_up(tx, &session, SessionState::Aborted).await? {
+        if lifecycle::give_up(tx, &session).await? {
             ended.push(session.session_id);
         }
     }

@@ -59,6 +59,14 @@ pub enum Error {
         /// Whether the same request may succeed later.
         again: bool,
     },
+    /// The wallet sent another message for a step that was done, or is being done.
+    #[error(
+        "another message was sent for this step before: the session is given up, start it again"
+    )]
+    Contradiction,
+    /// The session has had its last attempt.
+    #[error("the session has had its last attempt: prepare the transaction again")]
+    NoMoreAttempts,
     /// The session's state is in the memory of another instance, which lives.
     #[error("another instance holds this session")]
     Elsewhere(InstanceId),
@@ -152,6 +160,9 @@ impl From<Refusal> for Error {
                 message: "the session was given up: start it again",
                 again: false,
             },
+            Refusal::Contradiction => Self::Contradiction,
+            Refusal::NoMoreAttempts => Self::NoMoreAttempts,
+            Refusal::OtherGeneration => Self::GenerationMismatch,
             Refusal::Elsewhere(owner) => Self::Elsewhere(owner),
             Refusal::Lost => Self::SessionLost,
             Refusal::LeaseLapsed => Self::LeaseLapsed,

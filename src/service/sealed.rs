@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use crate::custody::{KemRing, Message};
-use crate::domain::{DeviceKeyId, Generation, TenantId};
+use crate::domain::{DeviceKeyId, Generation, SessionKind, TenantId};
 use crate::identity::owner::Owner;
 use crate::store::sessions::SessionRow;
 use crate::store::{AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Store, Tx};
@@ -118,12 +118,14 @@ impl Operation for SecretSent {
     }
 }
 
-/// The round a signing message says it is for, from its text.
+/// The round a message says it is for, from its text: its type, and the step of a session of this kind.
 #[must_use]
-pub fn round_of(text: &SealedText) -> Option<(MessageType, u8)> {
-    match text.0.split('.').nth(1)? {
-        "sg1" => Some((MessageType::Sign1, 1)),
-        "sg2" => Some((MessageType::Sign2, 2)),
+pub fn round_of(kind: SessionKind, text: &SealedText) -> Option<(MessageType, u8)> {
+    match (kind, text.0.split('.').nth(1)?) {
+        (SessionKind::Sign, "sg1") => Some((MessageType::Sign1, 1)),
+        (SessionKind::Sign, "sg2") => Some((MessageType::Sign2, 2)),
+        (SessionKind::Keygen, "kg2") => Some((MessageType::Keygen2, 2)),
+        (SessionKind::Keygen, "kg3") => Some((MessageType::Keygen3, 3)),
         _ => None,
     }
 }

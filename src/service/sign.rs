@@ -8,12 +8,13 @@ use std::sync::Arc;
 use countersign_mpc::envelope::MessageType;
 
 use super::Error;
+use super::admission::AdmitStep;
 use super::once::Once;
 use super::prepare_transaction::{chain_facts, denial};
 use super::replies::Replies;
 use super::sealed::{Opener, SealedText, in_session, round_of};
 use super::settlement::Settlement;
-use super::steps::{AdmitStep, Admitted, Steps};
+use super::steps::{Admitted, Steps};
 use crate::chain::{Chains, Unsigned1559};
 use crate::clock::{self, Timestamp};
 use crate::custody::Product;
@@ -26,7 +27,7 @@ use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
-use crate::sessions::{self, Arrival, Fresh, Refusal};
+use crate::sessions::{self, Arrival, Fresh, Refusal, Session};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::{TransactionRow, TransactionState};
@@ -143,11 +144,13 @@ impl Sign {
             return Ok(reply);
         }
         sessions::usable(&profile)?;
-        let (message_type, step) = round_of(&round.message).unwrap_or((MessageType::Sign1, 1));
+        let said = round_of(SessionKind::Sign, &round.message);
+        let (message_type, step) = said.unwrap_or((MessageType::Sign1, 1));
         // Refused early, and again inside the operation. What looks busy may be about to be concluded:
-        // the operation stands behind that conclusion and knows.
-        match sessions::admit(&session, &self.arrival(step, round.body_hash)) {
-            Ok(_) | Err(Refusal::Busy) => {}
+        // the operation stands behind that conclusion and knows. A wallet contradicts itself only by a message that
+        // opens.
+        match Session::of(session.clone()).check(&self.arrival(step, round.body_hash)) {
+            Ok(_) | Err(Refusal::Busy | Refusal::Contradiction) => {}
             Err(refusal) => return Err(refusal.into()),
         }
         let binding = in_session(message_type, &owner, &session);
@@ -193,6 +196,18 @@ impl Sign {
     /// # Errors
     /// [`Error`] says what to do.
     pub async fn restart(
+        self: &Arc<Self>,
+        owner: Owner,
+        proof: RequestProof,
+        session_id: SessionId,
+        request: (Option<IdempotencyKey>, [u8; 32]),
+    ) -> Result<Restarted, Error> {
+        let this = Arc::clone(self);
+        let request = async move { this.start_again(&owner, proof, session_id, request).await };
+        self.steps.detached(request).await
+    }
+
+    async fn start_again(
         &self,
         owner: &Owner,
         proof: RequestProof,
@@ -260,11 +275,12 @@ impl Sign {
 
     /// The answer to a request that was answered before.
     async fn repeated(&self, session: &SessionRow, round: &Round) -> Result<Option<Reply>, Error> {
-        if session.request_hash != Some(round.body_hash) {
-            return Ok(None);
-        }
-        if session.state != SessionState::Signed {
+        let last = session.request_hash == Some(round.body_hash);
+        if session.state != SessionState::Signed && (last || session.state.is_active()) {
             return Ok(self.replies.find(session.session_id, &round.body_hash));
+        }
+        if !last {
+            return Ok(None);
         }
         let mut reader = self.steps.store.reader().await?;
         let row = transactions::of_session(&mut reader, session.session_id).await?;
@@ -412,7 +428,10 @@ impl Operation for Restart {
                     && session.device_key_id == self.device
             })
             .ok_or(refuse(Error::SessionNotFound))?;
-        sessions::usable(&profile).map_err(|refusal| refuse(refusal.into()))?;
+        let generation = sessions::usable(&profile).map_err(|refusal| refuse(refusal.into()))?;
+        if generation != session.generation {
+            return Err(refuse(Refusal::OtherGeneration.into()));
+        }
         let expires_at: Timestamp = tx.now().plus_seconds(self.seconds);
         let fresh = Fresh {
             server_nonce: self.server_nonce,
@@ -421,7 +440,8 @@ impl Operation for Restart {
             now: tx.now(),
             expires_at,
         };
-        let next = sessions::restart(&session, &fresh).map_err(|refusal| refuse(refusal.into()))?;
+        let next = Session::of(session.clone()).restart(&fresh);
+        let next = next.map_err(|refusal| refuse(refusal.into()))?;
         if !transactions::reclaim(tx, self.session_id).await? {
             return Err(refuse(Error::StateConflict {
                 message: "the nonce of this transaction is taken: prepare it again",
@@ -429,9 +449,8 @@ impl Operation for Restart {
             }));
         }
         decisions::extend(tx, session.decision_id, expires_at).await?;
-        if !crate::store::sessions::update(tx, &session, &next).await? {
-            return Err(refuse(Refusal::Busy.into()));
-        }
+        let next = next.write(tx).await?;
+        let next = next.ok_or(refuse(Refusal::Busy.into()))?;
         if let Some(once) = &self.once {
             once.remember(tx, &attempt_of(&next))
                 .await

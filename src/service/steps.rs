@@ -4,38 +4,28 @@
 //! nothing: a check that started always ends in a durable verdict (A03).
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_mpc::error::MpcError;
 use tokio_util::task::TaskTracker;
 
 use super::Error;
+use super::admission::Admission;
 use super::instances::Membership;
-use super::once::Once;
+use super::running::{Entered, Running};
 use crate::custody::{Custody, Failure, Message, Product, Verdict};
-use crate::domain::{
-    DeviceKeyId, InstanceId, OperationId, OwnerId, ProfileId, SessionId, SessionKind, SessionState,
-    TenantId,
-};
-use crate::gate::{self, Permit};
-use crate::identity::owner::Owner;
-use crate::identity::replay::{NotSpent, RequestProof};
+use crate::domain::{InstanceId, OperationId, SessionId, SessionKind, SessionState, Suspicion};
 use crate::policy::Policy;
 use crate::sessions::conclude::{Conclude, Effect, Gone};
-use crate::sessions::lifecycle::{self, Left, Orphan};
-use crate::sessions::{self, Arrival, Lifetimes, Refusal};
-use crate::store::profiles::ProfileRow;
+use crate::sessions::lifecycle::{Left, Orphan};
+use crate::sessions::{Lifetimes, Refusal};
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::TransactionRow;
-use crate::store::{
-    AuditEvent, AuditRecord, CommitError, Key, Operation, Reservation, Store, StoreError, Tx,
-    instances, profiles,
-};
+use crate::store::{CommitError, Operation, Reservation, Store, StoreError, instances};
 use crate::telemetry::metrics::Metrics;
 
-/// A session that has been idle this long gives way to a new one of the same key, in seconds.
-const SUPERSEDE_AFTER: i64 = 5;
 /// Pause before a conclusion is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -118,12 +108,16 @@ impl Steps {
         finish: impl FnOnce(&Admitted, Product) -> (Effect, Result<R, Error>) + Send,
     ) -> Result<R, Error>
     where
-        A: Operation<Output = Permit>,
+        A: Operation<Output = Admission>,
         A::Refusal: Into<Error>,
         R: Send + 'static,
     {
         let place = self.custody.queue(kind).ok_or(Error::Overloaded)?;
         let slot = self.custody.slot(place).await;
+        // What is not admitted when this process stops is never begun: it could be cut off.
+        if self.tasks.is_closed() {
+            return Err(Error::Overloaded);
+        }
         let place = self.store.reserve()?;
         let running = self.running.enter(id);
         if !self.membership.holds() {
@@ -132,7 +126,15 @@ impl Steps {
         if self.custody.guard().is_stopped() {
             return Err(Error::DuoNodeUnavailable);
         }
-        let permit = self.store.commit(admission).await?;
+        let permit = match self.store.commit(admission).await {
+            Ok(admitted) => admitted.transpose(),
+            Err(error) => return Err(self.refused(id, error.into())),
+        };
+        let Ok(permit) = permit else {
+            self.custody.forget(id);
+            return Err(Error::Contradiction);
+        };
+        running.begin();
         self.metrics.permit_given();
         self.metrics.step_recorded();
         let admitted = Admitted {
@@ -143,7 +145,16 @@ impl Steps {
         let custody = Arc::clone(&self.custody);
         let verdict = tokio::spawn(async move { custody.step(permit, slot, message).await });
         let verdict = verdict.await.unwrap_or_else(|_| MpcError::Panicked.into());
-        let (conclusion, reply) = self.judge(admitted, verdict, finish);
+        let (effect, reply) = judge(&admitted, verdict, running.judge(), finish);
+        if matches!(effect, Effect::Abort { .. } | Effect::Ban { .. }) {
+            self.custody.forget(id);
+        }
+        let conclusion = Conclude {
+            session: admitted.session,
+            permit_id: admitted.permit_id,
+            effect,
+            lifetimes: self.lifetimes,
+        };
         let may_ban = conclusion.effect.may_ban();
         let ordinary = kind == SessionKind::Sign && matches!(conclusion.effect, Effect::Advance);
         let durable = self.insist(conclusion, place, running);
@@ -160,50 +171,12 @@ impl Steps {
         reply
     }
 
-    /// What a verdict means for the session and for the wallet.
-    fn judge<R>(
-        &self,
-        admitted: Admitted,
-        verdict: Verdict,
-        finish: impl FnOnce(&Admitted, Product) -> (Effect, Result<R, Error>),
-    ) -> (Conclude, Result<R, Error>) {
-        let session = &admitted.session;
-        let round = round(session);
-        let (effect, reply) = match verdict {
-            Verdict::Done(product) => finish(&admitted, product),
-            Verdict::NotRun => (Effect::NotRun, Err(Error::DuoNodeUnavailable)),
-            Verdict::Ban { reason, emptied } => {
-                tracing::error!(profile = %session.profile_id, session = %session.session_id, reason, "the counterparty is banned");
-                (
-                    Effect::Ban { reason, emptied },
-                    Err(Error::MpcFailed(round)),
-                )
-            }
-            Verdict::Banned => {
-                let reason = "on the list of bans".to_owned();
-                let emptied = None;
-                let effect = Effect::Ban { reason, emptied };
-                (effect, Err(Refusal::Quarantined.into()))
-            }
-            Verdict::Recoverable {
-                failure,
-                reason,
-                suspicion,
-            } => (
-                Effect::Abort { reason, suspicion },
-                Err(answer(failure, session.kind, round)),
-            ),
-        };
-        if matches!(effect, Effect::Abort { .. } | Effect::Ban { .. }) {
-            self.custody.forget(session.session_id);
+    /// A message that contradicts the one that is being checked ends the session together with that check.
+    fn refused(&self, id: SessionId, error: Error) -> Error {
+        match error {
+            Error::Contradiction if !self.running.contradict(id) => Refusal::Busy.into(),
+            error => error,
         }
-        let conclusion = Conclude {
-            session: admitted.session,
-            permit_id: admitted.permit_id,
-            effect,
-            lifetimes: self.lifetimes,
-        };
-        (conclusion, reply)
     }
 
     /// Commits a conclusion, however long the store is away. A verdict is never dropped, and the key
@@ -274,38 +247,64 @@ impl Steps {
     }
 }
 
-/// The sessions whose step is running in this process.
-#[derive(Clone, Default)]
-pub struct Running(Arc<Mutex<HashSet<SessionId>>>);
-
-/// Membership in [`Running`], until dropped.
-struct Entered {
-    running: Running,
-    id: SessionId,
-}
-
-impl Running {
-    fn enter(&self, id: SessionId) -> Entered {
-        self.ids().insert(id);
-        Entered {
-            running: self.clone(),
-            id,
+/// What a verdict means for the session and for the wallet. Nothing but a verdict ends a check: when ours is lost in
+/// a panic, or is one that the session cannot take, nobody knows what the wallet was about to learn.
+fn judge<R>(
+    admitted: &Admitted,
+    verdict: Verdict,
+    contradicted: bool,
+    finish: impl FnOnce(&Admitted, Product) -> (Effect, Result<R, Error>),
+) -> (Effect, Result<R, Error>) {
+    let session = &admitted.session;
+    let round = round(session);
+    let finish = |product| {
+        let finished = catch_unwind(AssertUnwindSafe(|| finish(admitted, product)));
+        finished.unwrap_or_else(|_| no_verdict("the step ended in a panic"))
+    };
+    let (effect, reply) = match verdict {
+        Verdict::Done(product) => finish(product),
+        Verdict::NotRun => (Effect::NotRun, Err(Error::DuoNodeUnavailable)),
+        Verdict::Ban { reason, emptied } => {
+            tracing::error!(profile = %session.profile_id, session = %session.session_id, reason, "the counterparty is banned");
+            let effect = Effect::Ban { reason, emptied };
+            (effect, Err(Error::MpcFailed(round)))
         }
+        Verdict::Banned => {
+            let effect = Effect::Ban {
+                reason: "on the list of bans".to_owned(),
+                emptied: None,
+            };
+            (effect, Err(Refusal::Quarantined.into()))
+        }
+        Verdict::Recoverable {
+            failure,
+            reason,
+            suspicion,
+        } => (
+            Effect::Abort { reason, suspicion },
+            Err(answer(failure, session.kind, round)),
+        ),
+    };
+    if !effect.fits(session) {
+        return no_verdict("the step made something else");
     }
-
-    fn contains(&self, id: SessionId) -> bool {
-        self.ids().contains(&id)
+    if contradicted && !matches!(effect, Effect::Abort { .. } | Effect::Ban { .. }) {
+        let effect = Effect::Abort {
+            reason: "another message came for the same step".to_owned(),
+            suspicion: Suspicion::None,
+        };
+        return (effect, Err(Error::Contradiction));
     }
-
-    fn ids(&self) -> MutexGuard<'_, HashSet<SessionId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    (effect, reply)
 }
 
-impl Drop for Entered {
-    fn drop(&mut self) {
-        self.running.ids().remove(&self.id);
-    }
+fn no_verdict<R>(reason: &str) -> (Effect, Result<R, Error>) {
+    tracing::error!(reason, "a check has no verdict");
+    let effect = Effect::Abort {
+        reason: reason.to_owned(),
+        suspicion: Suspicion::NoVerdict,
+    };
+    (effect, Err(Error::Internal))
 }
 
 const fn round(session: &SessionRow) -> u8 {
@@ -330,191 +329,5 @@ const fn answer(failure: Failure, kind: SessionKind, round: u8) -> Error {
     }
 }
 
-/// Why a step was not admitted.
-#[derive(Debug)]
-pub enum NotAdmitted {
-    /// The session does not exist, or belongs to somebody else.
-    NotFound,
-    /// The session or its key refuses.
-    Session(Refusal),
-    /// The decision no longer stands.
-    Permit(gate::NotPermitted),
-    /// The request does not count.
-    NotSpent(NotSpent),
-    /// Its idempotency key was used for another request.
-    Mismatch,
-}
-
-impl From<NotSpent> for NotAdmitted {
-    fn from(reason: NotSpent) -> Self {
-        Self::NotSpent(reason)
-    }
-}
-
-impl From<NotAdmitted> for Error {
-    fn from(reason: NotAdmitted) -> Self {
-        match reason {
-            NotAdmitted::NotFound => Self::SessionNotFound,
-            NotAdmitted::Session(refusal) => refusal.into(),
-            NotAdmitted::Permit(reason) => reason.into(),
-            NotAdmitted::NotSpent(reason) => reason.into(),
-            NotAdmitted::Mismatch => Self::IdempotencyMismatch,
-        }
-    }
-}
-
-impl From<gate::NotPermitted> for CommitError<NotAdmitted> {
-    fn from(reason: gate::NotPermitted) -> Self {
-        match reason {
-            gate::NotPermitted::Store(error) => Self::Store(error),
-            other => Self::Refused(NotAdmitted::Permit(other)),
-        }
-    }
-}
-
-fn refuse(refusal: Refusal) -> CommitError<NotAdmitted> {
-    CommitError::Refused(NotAdmitted::Session(refusal))
-}
-
-/// Admits a message of a session: takes the key's lock, marks the check, gives the permit.
-pub struct AdmitStep {
-    proof: RequestProof,
-    once: Option<Once>,
-    session_id: SessionId,
-    profile_id: ProfileId,
-    owner: OwnerId,
-    device: DeviceKeyId,
-    tenant: TenantId,
-    certificate_spki: [u8; 32],
-    /// The attempt its message is sealed for.
-    attempt: u32,
-    step: u8,
-    request_hash: [u8; 32],
-    instance: InstanceId,
-    policy: Policy,
-    lifetimes: Lifetimes,
-}
-
-impl AdmitStep {
-    /// The admission of `owner`'s message for a step of `session`: the step's number, from 1, and the
-    /// SHA-256 of the request body.
-    #[must_use]
-    pub fn new(
-        steps: &Steps,
-        (owner, proof): (&Owner, RequestProof),
-        session: &SessionRow,
-        (step, request_hash): (u8, [u8; 32]),
-        once: Option<Once>,
-    ) -> Self {
-        Self {
-            proof,
-            once,
-            session_id: session.session_id,
-            profile_id: session.profile_id,
-            owner: owner.owner_id(),
-            device: owner.device_key_id().clone(),
-            tenant: owner.tenant().clone(),
-            certificate_spki: *owner.certificate_spki(),
-            attempt: session.attempt,
-            step,
-            request_hash,
-            instance: steps.instance,
-            policy: steps.policy,
-            lifetimes: steps.lifetimes,
-        }
-    }
-}
-
-impl Operation for AdmitStep {
-    type Output = Permit;
-    type Refusal = NotAdmitted;
-
-    fn key(&self) -> Key {
-        Key::profile(self.profile_id)
-    }
-
-    async fn apply(
-        &mut self,
-        tx: &mut Tx<'_>,
-    ) -> Result<(Permit, AuditRecord), CommitError<NotAdmitted>> {
-        self.proof.spend(tx).await?;
-        let (session, profile) = self.load(tx).await?;
-        sessions::usable(&profile).map_err(refuse)?;
-        let arrival = Arrival {
-            step: self.step,
-            request_hash: self.request_hash,
-            instance: self.instance,
-            now: tx.now(),
-        };
-        let checking = sessions::admit(&session, &arrival).map_err(refuse)?;
-        self.make_way(tx, &session).await?;
-        let id = profile.profile_id;
-        let locked = profiles::lock(tx, id, session.session_id, self.instance).await?;
-        if !locked && profile.checking.is_none() {
-            return Err(refuse(Refusal::LeaseLapsed));
-        }
-        let moved = crate::store::sessions::update(tx, &session, &checking).await?;
-        if !(locked && moved) {
-            return Err(refuse(Refusal::Busy));
-        }
-        if let Some(once) = &self.once {
-            let resource = session.session_id.to_string();
-            match once.remember(tx, &resource).await {
-                Ok(()) => {}
-                Err(Error::StoreUnavailable(error)) => return Err(error.into()),
-                Err(_) => return Err(CommitError::Refused(NotAdmitted::Mismatch)),
-            }
-        }
-        let record = AuditRecord::done(AuditEvent::StepPermitted)
-            .profile(profile.profile_id)
-            .session(session.session_id)
-            .detail(format!("attempt {} step {}", session.attempt, self.step));
-        let permit = gate::permit(tx, &self.policy, checking, profile, self.step).await?;
-        Ok((permit, record))
-    }
-}
-
-impl AdmitStep {
-    async fn load(
-        &self,
-        tx: &mut Tx<'_>,
-    ) -> Result<(SessionRow, ProfileRow), CommitError<NotAdmitted>> {
-        match crate::store::sessions::find_with_profile(tx, self.session_id).await? {
-            Some((session, profile))
-                if profile.owner_id == self.owner
-                    && profile.tenant == self.tenant
-                    && session.device_key_id == self.device
-                    && session.certificate_spki == self.certificate_spki =>
-            {
-                if session.attempt != self.attempt {
-                    return Err(refuse(Refusal::WrongStep));
-                }
-                Ok((session, profile))
-            }
-            _ => Err(CommitError::Refused(NotAdmitted::NotFound)),
-        }
-    }
-
-    /// One active session per key: an idle one gives way, a busy one does not.
-    async fn make_way(
-        &self,
-        tx: &mut Tx<'_>,
-        session: &SessionRow,
-    ) -> Result<(), CommitError<NotAdmitted>> {
-        for other in crate::store::sessions::active_of(tx, session.profile_id).await? {
-            if other.session_id == session.session_id {
-                continue;
-            }
-            let idle_since = other.expires_at.plus_seconds(-self.lifetimes.kept_state);
-            let idle = idle_since.plus_seconds(SUPERSEDE_AFTER) <= tx.now()
-                || instances::find_living(tx, other.instance_id)
-                    .await?
-                    .is_none();
-            if other.state.is_checking() || !idle {
-                return Err(refuse(Refusal::Busy));
-            }
-            lifecycle::give_up(tx, &other, SessionState::Aborted).await?;
-        }
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! The conclusion of a step: what is durable before a byte of the answer leaves.
 
-use super::{Ending, KeyStanding, Lifetimes, after};
+use super::session::Unfit;
+use super::{Ending, Key, Lifetimes, Session};
+use crate::clock::Timestamp;
 use crate::domain::{KeyState, OperationId, ProfileState, SessionKind, Suspicion};
 use crate::store::bans::Caught;
 use crate::store::profiles::ProfileRow;
@@ -8,8 +10,8 @@ use crate::store::sessions::SessionRow;
 use crate::store::shares::ShareRow;
 use crate::store::steps::StepOutcome;
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, bans,
-    profiles, sessions, shares, steps, transactions,
+    self, AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, StoreError, Tx, bans,
+    profiles, shares, steps, transactions,
 };
 
 /// What a step made.
@@ -62,13 +64,22 @@ impl Effect {
         }
     }
 
-    const fn ending(&self) -> Ending {
+    const fn ending(&self, until: Timestamp) -> Ending {
         match self {
-            Self::Advance | Self::StoreShare { .. } => Ending::Advanced,
+            Self::Advance | Self::StoreShare { .. } => Ending::Advanced(until),
             Self::Activate | Self::Sign { .. } => Ending::Finished,
             Self::NotRun => Ending::NotRun,
             Self::Abort { .. } => Ending::Aborted,
             Self::Ban { .. } => Ending::Banned,
+        }
+    }
+
+    /// Whether a check of this session can end like that.
+    #[must_use]
+    pub fn fits(&self, session: &SessionRow) -> bool {
+        match Session::of(session.clone()) {
+            Session::Checking(checking) => checking.end(self.ending(session.expires_at)).is_ok(),
+            Session::Waiting(_) | Session::Ended(_) => false,
         }
     }
 
@@ -139,37 +150,37 @@ impl Operation for Conclude {
     type Output = ();
     type Refusal = Gone;
 
-    fn key(&self) -> Key {
-        Key::profile(self.session.profile_id)
+    fn key(&self) -> store::Key {
+        store::Key::profile(self.session.profile_id)
     }
 
-    fn also(&self) -> Key {
+    fn also(&self) -> store::Key {
         if self.effect.may_ban() {
-            Key::BANS
+            store::Key::BANS
         } else {
-            Key::NONE
+            store::Key::NONE
         }
     }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
-        let id = self.session.session_id;
-        let ending = self.effect.ending();
-        let next = after(&self.session, ending, tx.now(), &self.lifetimes);
+        let (profile, id) = (self.session.profile_id, self.session.session_id);
         // The permit is this very check; the session may be in another one meanwhile.
         if !steps::close(tx, self.permit_id, self.effect.step_outcome()).await? {
             return self.too_late(tx).await;
         }
-        let moved = sessions::update(tx, &self.session, &next).await?;
-        let unlocked = profiles::unlock(tx, self.session.profile_id, id).await?;
+        let Session::Checking(checking) = Session::of(self.session.clone()) else {
+            return Err(CommitError::Refused(Gone));
+        };
+        let until = tx.now().plus_seconds(self.lifetimes.kept_state);
+        let ended = checking.end(self.effect.ending(until));
+        let ended = ended.map_err(|Unfit| CommitError::Refused(Gone))?;
+        let moved = ended.write(tx).await?.is_some();
+        let unlocked = profiles::unlock(tx, profile, id).await?;
         if !(moved && unlocked) {
             return Err(CommitError::Refused(Gone));
         }
         apply_effect(tx, &self.session, &self.effect).await?;
-        let record = self
-            .effect
-            .record()
-            .profile(self.session.profile_id)
-            .session(id);
+        let record = self.effect.record().profile(profile).session(id);
         Ok(((), record))
     }
 }
@@ -188,9 +199,7 @@ impl Conclude {
         let profile = profiles::find(tx, session.profile_id).await?;
         let same_key = |profile: &ProfileRow| profile.generation == session.generation;
         let profile = profile.filter(same_key).ok_or(CommitError::Refused(Gone))?;
-        let standing = KeyStanding::of(&profile).banned();
-        let (suspect, failed) = (standing.suspect_events, standing.failed_signatures);
-        profiles::set_key(tx, session.profile_id, standing.state, suspect, failed).await?;
+        change_key(tx, &profile, |key| Key::Quarantined(key.ban())).await?;
         ban(tx, session, reason, emptied.as_deref()).await?;
         let record = self.effect.record().profile(session.profile_id);
         Ok(((), record.session(session.session_id)))
@@ -220,16 +229,16 @@ async fn apply_effect(
         }
         Effect::Abort { reason, suspicion } => {
             let change = match suspicion {
-                Suspicion::None => |standing| standing,
-                Suspicion::FailedSignature => KeyStanding::failed,
-                Suspicion::NoVerdict => KeyStanding::orphaned,
+                Suspicion::None => |key| key,
+                Suspicion::FailedSignature => Key::fail,
+                Suspicion::NoVerdict => Key::suspect,
             };
             end(tx, session, change, reason).await?
         }
         Effect::Ban { reason, emptied } => {
             // First: what names the setup goes with a key in the making.
             ban(tx, session, reason, emptied.as_deref()).await?;
-            end(tx, session, KeyStanding::banned, reason).await?
+            end(tx, session, |key| Key::Quarantined(key.ban()), reason).await?
         }
     };
     if found {
@@ -244,7 +253,7 @@ async fn apply_effect(
 async fn end(
     tx: &mut Tx<'_>,
     session: &SessionRow,
-    change: fn(KeyStanding) -> KeyStanding,
+    change: fn(Key) -> Key,
     reason: &str,
 ) -> Result<bool, StoreError> {
     if session.kind == SessionKind::Keygen {
@@ -253,16 +262,8 @@ async fn end(
     let Some(profile) = profiles::find(tx, session.profile_id).await? else {
         return Ok(false);
     };
-    let standing = change(KeyStanding::of(&profile));
-    profiles::set_key(
-        tx,
-        session.profile_id,
-        standing.state,
-        standing.suspect_events,
-        standing.failed_signatures,
-    )
-    .await?;
-    if standing.state == KeyState::Quarantined {
+    let key = change_key(tx, &profile, change).await?;
+    if key.row().state == KeyState::Quarantined {
         ban(tx, session, reason, None).await?;
     }
     transactions::release(tx, session.session_id).await?;
@@ -293,4 +294,22 @@ async fn ban(
         shares::empty_later(tx, profile_id, session.generation).await?;
     }
     Ok(())
+}
+
+/// Changes a key from what it is in a row that was read in this transaction; what it is now.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn change_key(
+    tx: &mut Tx<'_>,
+    profile: &ProfileRow,
+    change: impl FnOnce(Key) -> Key,
+) -> Result<Key, StoreError> {
+    let before = profile.key();
+    let after = change(Key::of(before));
+    if *after.row() == before || after.write(tx, profile.profile_id, &before).await? {
+        return Ok(after);
+    }
+    // Nobody else changes a key whose operation this is. Tried again, it is read again: a ban is never lost to it.
+    Err(StoreError::RowChanged("profiles"))
 }

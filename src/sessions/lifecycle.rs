@@ -1,11 +1,13 @@
 //! Ends that come from outside a step: time, a newer session, a process that died.
 
-use super::KeyStanding;
-use crate::domain::{ProfileId, ProfileState, SessionKind, SessionState};
+use super::conclude::change_key;
+use super::session::{Ended, Transition};
+use super::{Key, Session};
+use crate::domain::{ProfileId, ProfileState, SessionKind};
 use crate::store::sessions::SessionRow;
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, StoreError, Tx, instances,
-    profiles, sessions, shares, steps, transactions,
+    self, AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, StoreError, Tx, instances,
+    profiles, shares, steps, transactions,
 };
 
 /// The session moved on meanwhile.
@@ -27,23 +29,23 @@ pub(super) async fn destroy_profile(
     Ok(false)
 }
 
-/// Gives a session up that is not being checked: what it reserved is free again, and a key that it
-/// was making is destroyed.
+/// Gives a session up that waits: for a newer one, with its device, or because its wallet contradicts itself. False if
+/// it does not wait any more.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn give_up(
-    tx: &mut Tx<'_>,
-    session: &SessionRow,
-    state: SessionState,
-) -> Result<bool, StoreError> {
-    let ended = SessionRow {
-        state,
-        ..session.clone()
-    };
-    if !sessions::update(tx, session, &ended).await? {
-        return Ok(false);
+pub async fn give_up(tx: &mut Tx<'_>, session: &SessionRow) -> Result<bool, StoreError> {
+    match Session::of(session.clone()) {
+        Session::Waiting(waiting) => end(tx, waiting.give_up()).await,
+        Session::Checking(_) | Session::Ended(_) => Ok(false),
     }
+}
+
+/// Ends a session without a result: what it reserved is free again, and a key that it was making is destroyed.
+async fn end(tx: &mut Tx<'_>, ended: Transition<Ended>) -> Result<bool, StoreError> {
+    let Some(session) = ended.write(tx).await? else {
+        return Ok(false);
+    };
     match session.kind {
         SessionKind::Keygen => {
             destroy_profile(tx, session.profile_id).await?;
@@ -63,16 +65,19 @@ impl Operation for Expire {
     type Output = ();
     type Refusal = MovedOn;
 
-    fn key(&self) -> Key {
-        Key::profile(self.session.profile_id)
+    fn key(&self) -> store::Key {
+        store::Key::profile(self.session.profile_id)
     }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<MovedOn>> {
-        let (state, event) = match self.session.kind {
-            SessionKind::Keygen => (SessionState::Aborted, AuditEvent::KeygenAbandoned),
-            SessionKind::Sign => (SessionState::Expired, AuditEvent::SessionExpired),
+        let event = match self.session.kind {
+            SessionKind::Keygen => AuditEvent::KeygenAbandoned,
+            SessionKind::Sign => AuditEvent::SessionExpired,
         };
-        if !give_up(tx, &self.session, state).await? {
+        let Session::Waiting(waiting) = Session::of(self.session.clone()) else {
+            return Err(CommitError::Refused(MovedOn));
+        };
+        if !end(tx, waiting.expire()).await? {
             return Err(CommitError::Refused(MovedOn));
         }
         let record = AuditRecord::done(event)
@@ -104,32 +109,27 @@ impl Operation for Orphan {
     type Output = ();
     type Refusal = MovedOn;
 
-    fn key(&self) -> Key {
-        Key::profile(self.session.profile_id)
+    fn key(&self) -> store::Key {
+        store::Key::profile(self.session.profile_id)
     }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<MovedOn>> {
         let session = &self.session;
+        let Session::Checking(checking) = Session::of(session.clone()) else {
+            return Err(CommitError::Refused(MovedOn));
+        };
         // It may have renewed its lease since it was found dead.
         let lives = instances::find_living(tx, session.instance_id).await?;
         if self.left == Left::Died && lives.is_some() {
             return Err(CommitError::Refused(MovedOn));
         }
-        if !give_up(tx, session, SessionState::Aborted).await? {
+        if !end(tx, checking.leave_behind()).await? {
             return Err(CommitError::Refused(MovedOn));
         }
         profiles::unlock(tx, session.profile_id, session.session_id).await?;
         steps::orphan(tx, session.session_id).await?;
         if let Some(profile) = profiles::find(tx, session.profile_id).await? {
-            let standing = KeyStanding::of(&profile).orphaned();
-            profiles::set_key(
-                tx,
-                session.profile_id,
-                standing.state,
-                standing.suspect_events,
-                standing.failed_signatures,
-            )
-            .await?;
+            change_key(tx, &profile, Key::suspect).await?;
         }
         let record = AuditRecord::done(AuditEvent::CheckOrphaned)
             .outcome(AuditOutcome::Failed)

@@ -38,6 +38,8 @@ pub enum AuditEvent {
     CheckOrphaned,
     /// A session ran out of time.
     SessionExpired,
+    /// A session ended because its wallet sent another message for a step that was done.
+    SessionContradicted,
     /// A client sent a bare secret instead of a sealed message.
     ClientSentSecret,
     /// A new KEM key was made.
@@ -77,6 +79,7 @@ impl AuditEvent {
             Self::CounterpartyBanned => "counterparty_banned",
             Self::CheckOrphaned => "check_orphaned",
             Self::SessionExpired => "session_expired",
+            Self::SessionContradicted => "session_contradicted",
             Self::ClientSentSecret => "client_sent_secret",
             Self::KemRotated => "kem_rotated",
             Self::DeviceEnrolled => "device_enrolled",

@@ -6,7 +6,7 @@ use super::engine::EngineError;
 use crate::domain::{EnvironmentId, OperationId};
 
 /// Why the store could not answer. None of these says that an operation did not happen, except
-/// [`StoreError::Unavailable`] and [`StoreError::Overloaded`].
+/// [`StoreError::Unavailable`], [`StoreError::Overloaded`] and [`StoreError::RowChanged`].
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database could not be reached or refused a statement; the operation did not happen.
@@ -26,6 +26,9 @@ pub enum StoreError {
         /// The column.
         column: &'static str,
     },
+    /// A row was changed by somebody else inside the operation that has it for itself; nothing was done.
+    #[error("a row of table {0} was changed from outside: the operation is tried again")]
+    RowChanged(&'static str),
     /// A page of the database is not what it was when it was written.
     #[error("the database is damaged: restore it from a backup")]
     Damaged,

@@ -4,7 +4,8 @@ use super::engine::{Columns, Row, values};
 use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 use crate::domain::{
-    Generation, InstanceId, KeyState, OwnerId, ProfileId, ProfileState, SessionId, TenantId,
+    Generation, InstanceId, KeyState, OwnerId, Phase, ProfileId, ProfileState, Rotation,
+    RotationId, SessionId, TenantId,
 };
 
 /// A profile.
@@ -20,17 +21,19 @@ pub struct ProfileRow {
     pub name: String,
     /// Its lifecycle.
     pub state: ProfileState,
-    /// What its key may be used for.
+    /// What its key is when no rotation is under way.
     pub key_state: KeyState,
+    /// The rotation that is under way.
+    pub rotation: Option<Rotation>,
     /// The generation in use; the one being made while the profile is in key generation.
     pub generation: Generation,
     /// The wallet's address, 20 bytes, once the key exists.
     pub address: Option<[u8; 20]>,
     /// The session whose message is being checked right now, if any: the key's lock.
     pub checking: Option<SessionId>,
-    /// Checks that ended without a verdict.
+    /// Checks that ended without a verdict, of this generation.
     pub suspect_events: i64,
-    /// Final signatures that did not verify.
+    /// Final signatures that did not verify, of this generation.
     pub failed_signatures: i64,
     /// When it was created.
     pub created_at: Timestamp,
@@ -49,6 +52,7 @@ impl ProfileRow {
             name: row.text("name")?,
             state: row.named("state", ProfileState::parse)?,
             key_state: row.named("key_state", KeyState::parse)?,
+            rotation: rotation(row)?,
             generation: row.number("generation")?,
             address: row.array_or_null("address")?,
             checking: row.parsed_or_null("checking", SessionId::parse)?,
@@ -59,6 +63,41 @@ impl ProfileRow {
     }
 }
 
+fn rotation(row: &mut Columns) -> Result<Option<Rotation>, StoreError> {
+    let phase = row.parsed_or_null("rotation", |name| Phase::parse(name).ok_or(()))?;
+    let id = row.parsed_or_null("rotation_id", RotationId::parse)?;
+    Ok(phase.zip(id).map(|(phase, id)| Rotation { id, phase }))
+}
+
+/// What the state of a key is kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// What it is when no rotation is under way.
+    pub state: KeyState,
+    /// The rotation that is under way.
+    pub rotation: Option<Rotation>,
+    /// The generation in use.
+    pub generation: Generation,
+    /// Checks that ended without a verdict, of this generation.
+    pub suspect_events: i64,
+    /// Final signatures that did not verify, of this generation.
+    pub failed_signatures: i64,
+}
+
+impl ProfileRow {
+    /// The state of its key.
+    #[must_use]
+    pub const fn key(&self) -> KeyRow {
+        KeyRow {
+            state: self.key_state,
+            rotation: self.rotation,
+            generation: self.generation,
+            suspect_events: self.suspect_events,
+            failed_signatures: self.failed_signatures,
+        }
+    }
+}
+
 /// The profile with this id.
 ///
 /// # Errors
@@ -66,7 +105,7 @@ impl ProfileRow {
 pub async fn find(reads: &mut impl Reads, id: ProfileId) -> Result<Option<ProfileRow>, StoreError> {
     let row = reads
         .query_one(
-            "SELECT profile_id, tenant, owner_id, name, state, key_state, generation, address, checking, \
+            "SELECT profile_id, tenant, owner_id, name, state, key_state, rotation, rotation_id, generation, address, checking, \
              suspect_events, failed_signatures, created_at FROM profiles WHERE profile_id = $1",
             values![id.to_string()],
         )
@@ -181,29 +220,44 @@ pub async fn unlock(
     .await
 }
 
-/// Writes the key's state and its two counters.
+/// Writes the state of a key, if it is still what it was; false if it is not.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn set_key(
     tx: &mut Tx<'_>,
     id: ProfileId,
-    state: KeyState,
-    suspect_events: i64,
-    failed_signatures: i64,
-) -> Result<(), StoreError> {
+    from: &KeyRow,
+    to: &KeyRow,
+) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
-    tx.execute(
-        "UPDATE profiles SET key_state = $2, suspect_events = $3, failed_signatures = $4, \
-         updated_at = $5 WHERE profile_id = $1",
+    let rotation = |row: &KeyRow| {
+        let rotation = row.rotation;
+        rotation.map(|Rotation { id, phase }| (phase.as_str().to_owned(), id.to_string()))
+    };
+    let (phase, rotation_id) = rotation(to).unzip();
+    let (old_phase, old_id) = rotation(from).unwrap_or_default();
+    tx.execute_one(
+        "UPDATE profiles SET key_state = $2, rotation = $3, rotation_id = $4, generation = $5, suspect_events = $6, \
+         failed_signatures = $7, updated_at = $8 WHERE profile_id = $1 AND key_state = $9 \
+         AND COALESCE(rotation, '') = $10 AND COALESCE(rotation_id, '') = $11 AND generation = $12 \
+         AND suspect_events = $13 AND failed_signatures = $14",
         values![
             id.to_string(),
-            state.as_str(),
-            suspect_events,
-            failed_signatures,
-            now
+            to.state.as_str(),
+            phase,
+            rotation_id,
+            to.generation.as_i64(),
+            to.suspect_events,
+            to.failed_signatures,
+            now,
+            from.state.as_str(),
+            old_phase,
+            old_id,
+            from.generation.as_i64(),
+            from.suspect_events,
+            from.failed_signatures
         ],
     )
-    .await?;
-    Ok(())
+    .await
 }

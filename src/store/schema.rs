@@ -48,6 +48,7 @@ const MIGRATIONS: &[Migration] = migrations![
     4 "devices" "0004_devices.sql",
     5 "identity" "0005_identity.sql",
     6 "bans" "0006_bans.sql",
+    7 "key_states" "0007_key_states.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

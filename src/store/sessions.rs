@@ -98,7 +98,7 @@ pub async fn find_with_profile(
         .query_one(
             "SELECT s.session_id, s.kind, s.profile_id, s.device_key_id, s.certificate_spki, s.state, s.attempt, \
              s.generation, s.server_nonce, s.decision_id, s.instance_id, s.request_hash, s.expires_at, \
-             p.profile_id, p.tenant, p.owner_id, p.name, p.state, p.key_state, p.generation, p.address, p.checking, \
+             p.profile_id, p.tenant, p.owner_id, p.name, p.state, p.key_state, p.rotation, p.rotation_id, p.generation, p.address, p.checking, \
              p.suspect_events, p.failed_signatures, p.created_at \
              FROM sessions AS s JOIN profiles AS p ON p.profile_id = s.profile_id WHERE s.session_id = $1",
             values![id.to_string()],

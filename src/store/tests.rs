@@ -59,6 +59,7 @@ mod lost_answer;
 mod plans;
 mod replay_tests;
 mod retention_tests;
+mod states_tests;
 mod two_processes_tests;
 
 on_both_engines![

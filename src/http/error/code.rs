@@ -85,7 +85,7 @@ codes! {
     /// The owner's devices do not allow it: too many, known already, or the last one.
     DeviceConflict => CONFLICT, [Never];
     /// The session or profile is in another state.
-    SessionStateConflict => CONFLICT, [Restart, Same];
+    SessionStateConflict => CONFLICT, [Restart, Same, Never];
     /// The state of the session in memory is gone.
     SessionLost => CONFLICT, [Restart];
     /// The wallet holds another generation of the key.

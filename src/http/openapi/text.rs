@@ -6,7 +6,8 @@ use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::domain::{KeyState, ProfileState, SessionState};
+use crate::domain::{ProfileState, SessionState};
+use crate::sessions::Key;
 use crate::store::transactions::TransactionState;
 
 macro_rules! texts {
@@ -61,7 +62,7 @@ words! {
     /// Where a profile stands: only an active one has an address to fund.
     ProfileStatus: ProfileState::ALL.iter().map(|state| state.as_str());
     /// What a key may be used for.
-    KeyUse: KeyState::ALL.iter().map(|state| state.as_str().to_ascii_uppercase());
+    KeyUse: Key::NAMES;
     /// Where a device stands: a pending one may act later, a revoked one never again.
     DeviceStatus: ["pending", "active", "revoked"];
     /// The kind of a device key.

@@ -10,6 +10,7 @@ use super::super::decisions::DecisionRow;
 use super::super::devices::DeviceRow;
 use super::super::idempotency::{Kept, Scope};
 use super::super::kem_keys::KemKeyRow;
+use super::super::profiles::KeyRow;
 use super::super::shares::ShareRow;
 use super::super::{
     AuditEvent, AuditRecord, CommitError, EnvironmentRecord, Key, Location, Operation, Store,
@@ -21,8 +22,8 @@ use super::{Reserve, add};
 use crate::audit::{Verified, catch_up, verify, verify_through};
 use crate::clock::Timestamp;
 use crate::domain::{
-    DecisionId, DeviceKeyId, EnvironmentId, Generation, IdempotencyKey, KeyState, OwnerId,
-    ProfileId, SessionId, TenantId,
+    DecisionId, DeviceKeyId, EnvironmentId, Generation, IdempotencyKey, KeyState, OwnerId, Phase,
+    ProfileId, Rotation, RotationId, SessionId, TenantId,
 };
 
 /// More than two pages.
@@ -89,7 +90,18 @@ impl Operation for OneOfEach {
         steps::open(tx, self.session, 1, 1).await?;
         transactions::set_signed(tx, self.session, &[], &[8; 32]).await?;
         profiles::set_address(tx, self.profile, Some(&[9; 20])).await?;
-        profiles::set_key(tx, self.profile, KeyState::Quarantined, i64::MAX, i64::MIN).await?;
+        let before = profiles::find(tx, self.profile).await?.unwrap().key();
+        let after = KeyRow {
+            state: KeyState::Quarantined,
+            rotation: Some(Rotation {
+                id: RotationId::generate(),
+                phase: Phase::Recovering,
+            }),
+            suspect_events: i64::MAX,
+            failed_signatures: i64::MIN,
+            ..before
+        };
+        assert!(profiles::set_key(tx, self.profile, &before, &after).await?);
         let key = KemKeyRow {
             kid: "kid".to_owned(),
             public_key: [10; 32],

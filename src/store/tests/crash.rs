@@ -20,6 +20,7 @@ use super::database::Database;
 use crate::audit::{Verified, catch_up, verify};
 use crate::domain::{DecisionId, IdempotencyKey, OperationId, ProfileId, TenantId};
 use crate::store::decisions::DecisionRow;
+use crate::store::profiles::KeyRow;
 
 const KILLS: usize = 12;
 const WORKERS: usize = 12;
@@ -44,7 +45,12 @@ impl Operation for Everywhere {
     ) -> Result<(OperationId, AuditRecord), CommitError<()>> {
         let id = tx.operation_id();
         let row = profiles::find(tx, self.0).await?.unwrap();
-        profiles::set_key(tx, self.0, row.key_state, row.suspect_events + 1, 0).await?;
+        let before = row.key();
+        let after = KeyRow {
+            suspect_events: before.suspect_events + 1,
+            ..before
+        };
+        assert!(profiles::set_key(tx, self.0, &before, &after).await?);
         let decision = DecisionRow {
             decision_id: DecisionId::parse(&id.to_string()).unwrap(),
             profile_id: self.0,

@@ -10,13 +10,13 @@ use super::super::{
     steps,
 };
 use super::{Database, session};
+use crate::clock::Timestamp;
 use crate::domain::{
-    InstanceId, KeyState, OperationId, OwnerId, ProfileId, SessionId, SessionState, Suspicion,
-    TenantId,
+    InstanceId, KeyState, OperationId, OwnerId, ProfileId, SessionId, Suspicion, TenantId,
 };
 use crate::sessions::conclude::{Conclude, Effect};
 use crate::sessions::lifecycle::{Left, Orphan};
-use crate::sessions::{Lifetimes, MAX_FAILED_SIGNATURES, MAX_SUSPECT_EVENTS};
+use crate::sessions::{Arrival, Lifetimes, MAX_FAILED_SIGNATURES, MAX_SUSPECT_EVENTS, Session};
 
 on_both_engines![
     an_instance_lives_until_it_is_ended_and_again_when_it_renews,
@@ -146,20 +146,20 @@ impl Operation for Begin {
         tx: &mut Tx<'_>,
     ) -> Result<(Self::Output, AuditRecord), CommitError<&'static str>> {
         let row = sessions::find(tx, self.session).await?.unwrap();
-        if row.state != SessionState::Created {
-            return Err(CommitError::Refused("moved on"));
-        }
-        let checking = SessionRow {
-            state: SessionState::Round1Checking,
-            instance_id: self.instance,
-            ..row.clone()
+        let arrival = Arrival {
+            step: 1,
+            request_hash: [1; 32],
+            instance: self.instance,
+            now: Timestamp::from_micros(-1),
         };
+        let checking = Session::of(row).check(&arrival);
+        let checking = checking.map_err(|_| CommitError::Refused("moved on"))?;
         if !profiles::lock(tx, self.profile, self.session, self.instance).await? {
             return Err(CommitError::Refused("no lock"));
         }
-        assert!(sessions::update(tx, &row, &checking).await?);
+        let checking = checking.write(tx).await?.unwrap();
         steps::open(tx, self.session, 1, 1).await?;
-        let begun = (checking, tx.operation_id());
+        let begun = (checking.into_row(), tx.operation_id());
         Ok((begun, AuditRecord::done(AuditEvent::StepPermitted)))
     }
 }
@@ -250,7 +250,11 @@ async fn a02_of_fifty_checks_of_one_key_at_two_instances_one_begins(database: Da
         assert_eq!(begun.len(), 1, "in round {round}");
         let session = begun[0].0.session_id;
         assert_eq!(key_of(&store, profile).await.checking, Some(session));
-        assert!(conclude(&stores[1], &begun[0], Effect::Advance).await);
+        let over = Effect::Abort {
+            reason: "the next one's turn".to_owned(),
+            suspicion: Suspicion::None,
+        };
+        assert!(conclude(&stores[1], &begun[0], over).await);
         waiting.remove(&session);
     }
 }

@@ -33,7 +33,7 @@ use crate::domain::{
 use crate::service::instances::Membership;
 use crate::sessions::conclude::{Conclude, Effect};
 use crate::sessions::lifecycle::{Left, Orphan, give_up};
-use crate::sessions::{Arrival, Lifetimes, admit};
+use crate::sessions::{Arrival, Lifetimes, Session};
 use crate::telemetry::metrics::Metrics;
 
 const CLIENTS: u64 = 32;
@@ -643,13 +643,19 @@ impl Operation for Begin {
             instance: self.instance,
             now: tx.now(),
         };
-        let checking = admit(&row, &arrival).map_err(|_| CommitError::Refused(()))?;
+        let active = sessions::active_of(tx, self.profile).await?;
+        if active.iter().any(|other| other.session_id != self.session) {
+            return Err(CommitError::Refused(()));
+        }
+        let attempt = row.attempt;
+        let checking = Session::of(row).check(&arrival);
+        let checking = checking.map_err(|_| CommitError::Refused(()))?;
         if !profiles::lock(tx, self.profile, self.session, self.instance).await? {
             return Err(CommitError::Refused(()));
         }
-        assert!(sessions::update(tx, &row, &checking).await?);
-        steps::open(tx, self.session, row.attempt, self.step).await?;
-        let begun = (checking, tx.operation_id());
+        let checking = checking.write(tx).await?.unwrap();
+        steps::open(tx, self.session, attempt, self.step).await?;
+        let begun = (checking.into_row(), tx.operation_id());
         Ok((begun, AuditRecord::done(AuditEvent::StepPermitted)))
     }
 }
@@ -672,7 +678,7 @@ impl Operation for Abandon {
         if row.state == SessionState::Aborted {
             return Err(CommitError::Refused(()));
         }
-        assert!(give_up(tx, &row, SessionState::Aborted).await?);
+        assert!(give_up(tx, &row).await?);
         Ok(((), AuditRecord::done(AuditEvent::SessionExpired)))
     }
 }

@@ -153,7 +153,7 @@ pub(crate) async fn handle(
         (None, true) => {
             let request = (owned.idempotency_key, owned.body_hash);
             let restarted = service
-                .restart(&owned.owner, owned.proof, session_id, request)
+                .restart(owned.owner, owned.proof, session_id, request)
                 .await?;
             let response = Finished::Restarted {
                 session_id: session_id.to_string(),

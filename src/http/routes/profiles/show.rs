@@ -13,6 +13,7 @@ use crate::http::extract::{OwnedQuery, PathId};
 use crate::http::openapi::text;
 use crate::service::Error;
 use crate::service::show::Show;
+use crate::sessions::Key;
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -33,7 +34,7 @@ pub(crate) struct Response {
     #[schema(minimum = 1)]
     key_generation: u64,
     #[schema(value_type = text::KeyUse)]
-    key_state: String,
+    key_state: &'static str,
     #[schema(value_type = text::Time)]
     created_at: String,
 }
@@ -62,13 +63,14 @@ pub(crate) async fn handle(
         .address
         .filter(|_| profile.state == ProfileState::Active)
         .map(|bytes| alloy_primitives::Address::from(bytes).to_checksum(None));
+    let key_state = Key::of(profile.key()).name();
     Ok(Json(Response {
         profile_id: profile.profile_id.to_string(),
         name: profile.name,
         session_wallet_address: address,
         status: profile.state.as_str(),
         key_generation: profile.generation.0,
-        key_state: profile.key_state.as_str().to_ascii_uppercase(),
+        key_state,
         created_at: profile.created_at.to_rfc3339(),
     }))
 }

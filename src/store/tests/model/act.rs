@@ -7,6 +7,7 @@ use crate::domain::{
 };
 use crate::store::engine::values;
 use crate::store::idempotency::{self, Kept, Scope};
+use crate::store::profiles::KeyRow;
 use crate::store::steps::{self, StepOutcome};
 use crate::store::tests::session;
 use crate::store::transactions::{self, TransactionRow, TransactionState};
@@ -212,6 +213,13 @@ impl Act {
 
 async fn count(tx: &mut Tx<'_>, id: ProfileId, state: Option<KeyState>) -> Applied<()> {
     let row = profiles::find(tx, id).await?.unwrap();
-    let (state, events) = (state.unwrap_or(row.key_state), row.suspect_events + 1);
-    Ok(profiles::set_key(tx, id, state, events, -events).await?)
+    let before = row.key();
+    let events = before.suspect_events + 1;
+    let after = KeyRow {
+        state: state.unwrap_or(before.state),
+        suspect_events: events,
+        failed_signatures: -events,
+        ..before
+    };
+    required(profiles::set_key(tx, id, &before, &after).await?)
 }
