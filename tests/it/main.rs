@@ -17,6 +17,7 @@ mod a07_snapshot;
 mod a11_rogue;
 mod a18_restore;
 mod a33_gateway;
+mod at_most_once;
 mod attacks;
 mod audit;
 mod bad_input;

@@ -13,14 +13,14 @@ use crate::support::wallet::{address, profile};
 use crate::support::{Appliance, Node, Signing, eventually, wallet_of};
 
 /// The suspect events and failed signatures of a profile, and the state of its key.
-fn standing(appliance: &Appliance, profile: &str) -> String {
+pub(crate) fn standing(appliance: &Appliance, profile: &str) -> String {
     appliance.database().value(&format!(
         "SELECT key_state || ' ' || suspect_events || ' ' || failed_signatures || ' ' || \
          CASE WHEN checking IS NULL THEN 1 ELSE 0 END FROM profiles WHERE profile_id = '{profile}'"
     ))
 }
 
-const UNTOUCHED: &str = "stable 0 0 1";
+pub(crate) const UNTOUCHED: &str = "stable 0 0 1";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a08_digest() {
