@@ -99,6 +99,7 @@ fn deliver(target: Target, messages: u64, seed: u64) -> Tally {
 #[test]
 fn a12_fuzz_altered_messages_of_every_type_are_neither_accepted_nor_a_panic() {
     let seed = seed();
+    println!("seed {seed}");
     for target in Target::ALL {
         let messages = match target {
             Target::Keygen2 | Target::Keygen2Reply => 8,
@@ -155,6 +156,7 @@ fn a12_fuzz_a_million_altered_messages_are_neither_accepted_nor_a_panic() {
         .map_or(1_000_000, |count| count.parse().expect("a number"));
     let seed = seed();
     let workers = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    println!("seed {seed}");
     let tallies: Mutex<BTreeMap<Target, Tally>> = Mutex::default();
     let largest = Mutex::new(0);
     std::thread::scope(|scope| {

@@ -242,6 +242,21 @@ fn a17_a_canary_that_fails_proves_nothing() {
     assert_eq!(p1.canary.finish(&p1.share, &tampered).err(), suspect);
 }
 
+#[test]
+fn a12_parties_that_differ_in_a_nonce_of_the_multiplication_do_not_pass_the_canary() {
+    let Round1 { p1, p2, kg2, .. } = keygen_round_1();
+    let kg2 = altered(Role::P1, &kg2, |m: &mut Keygen2| {
+        m.openings.multiplication.nonce += k256::Scalar::ONE;
+    });
+    let p2 = p2.round_2(&kg2).unwrap();
+    let digest = CanaryDigest::new("profile", 1, "session");
+    let outcome = p1.round_3(&p2.message).and_then(|p1| {
+        let reply = p2.canary.finish(&p2.share, &p1.message, &digest)?;
+        p1.canary.finish(&p1.share, &reply)
+    });
+    assert!(matches!(outcome, Err(error) if error != MpcError::Panicked));
+}
+
 fn shorten<T>(list: &mut Vec<T>) {
     list.truncate(list.len() - 1);
 }
