@@ -21,7 +21,7 @@ use countersign_mpc::signature::Signature;
 use zeroize::Zeroizing;
 
 use crate::clock::{self, Timestamp};
-use crate::domain::{EnvironmentId, OtSetup, SessionId, SessionKind, Suspicion, TenantId};
+use crate::domain::{EnvironmentId, SessionId, SessionKind, Suspicion, TenantId};
 use crate::gate::Permit;
 use crate::store::profiles::ProfileRow;
 use crate::store::shares::ShareRow;
@@ -251,6 +251,10 @@ impl Custody {
             Step::SignRound2 => self.sign_2(&permit, message).await,
         };
         drop(slot);
+        if matches!(verdict, Verdict::Ban { .. }) {
+            let profile = permit.profile().profile_id;
+            self.guard.condemn(profile, permit.ot_setup());
+        }
         self.metrics
             .mpc_step(step, verdict.result(), started.elapsed());
         verdict
@@ -276,10 +280,9 @@ impl Custody {
         self.metrics.share_unwrapped();
         let started = Instant::now();
         let sealed = (row.sealed.clone(), self.aad(permit.profile(), row));
-        let setup = OtSetup::of(profile, row.generation, &row.dkg_session_id);
         let opening = self
             .guard
-            .open_share(permit.bans(), (profile, setup), sealed);
+            .open_share(permit.bans(), (profile, permit.ot_setup()), sealed);
         let (error, opened) = opening.await;
         self.hsm_call(HsmCall::Open, error.as_ref(), started);
         if let Some(error) = error {

@@ -36,7 +36,7 @@
 //! ```
 
 use crate::clock::Timestamp;
-use crate::domain::{ChainHead, DecisionId, OperationId, ProfileId};
+use crate::domain::{ChainHead, DecisionId, OperationId, OtSetup, ProfileId};
 use crate::policy::{DenyReason, Facts, Policy};
 use crate::store::decisions::{self, DecisionRow};
 use crate::store::profiles::ProfileRow;
@@ -160,6 +160,20 @@ impl Permit {
     #[must_use]
     pub const fn bans(&self) -> &ChainHead {
         &self.bans
+    }
+
+    /// What the counterparty is banned from if it is caught in this step.
+    ///
+    /// SECURITY: of the row that custody opens and verifies the share by. A row that is read again later may be anybody's.
+    #[must_use]
+    pub fn ot_setup(&self) -> OtSetup {
+        let made_by = self.share.as_ref().map(|row| row.dkg_session_id.as_slice());
+        let SessionRow {
+            profile_id,
+            generation,
+            ..
+        } = self.session;
+        OtSetup::of(profile_id, generation, made_by.unwrap_or_default())
     }
 
     /// The transaction that is signed, in a signing session.

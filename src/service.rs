@@ -18,5 +18,6 @@ pub mod settlement;
 pub mod show;
 pub mod sign;
 pub mod steps;
+pub mod turns;
 
 pub use error::Error;

@@ -38,6 +38,7 @@ use crate::service::settlement::Settlement;
 use crate::service::show::Show;
 use crate::service::sign::Sign;
 use crate::service::steps::Steps;
+use crate::service::turns::Turns;
 use crate::sessions::Lifetimes;
 use crate::store::Store;
 use crate::store::retention::Retention;
@@ -177,6 +178,7 @@ impl Appliance {
             },
             metrics: Arc::clone(&metrics),
             tasks: TaskTracker::new(),
+            turns: Turns::default(),
             running: Running::default(),
         });
         let opener = Arc::new(Opener {
@@ -417,8 +419,10 @@ impl Checks {
         }
         self.readiness.record(Check::Hsm, hsm);
         let anchor = self.steps.custody.guard().look().await;
-        self.readiness
-            .record(Check::Anchor, anchor.map_err(|error| error.to_string()));
+        self.readiness.record(
+            Check::Anchor,
+            anchor.map(drop).map_err(|error| error.to_string()),
+        );
         for id in self.chains.ids() {
             if let Some(node) = self.chains.node(id) {
                 let reached = node.verify_chain_id().await;

@@ -9,7 +9,9 @@ use crate::store::bans::Entry;
 #[derive(Default)]
 pub(super) struct BanList {
     hashes: Vec<[u8; 32]>,
-    banned: HashSet<(ProfileId, OtSetup)>,
+    listed: HashSet<(ProfileId, OtSetup)>,
+    /// Whom this process caught itself.
+    condemned: HashSet<(ProfileId, OtSetup)>,
 }
 
 /// The database has not the list that was seen before.
@@ -24,6 +26,9 @@ pub enum Mismatch {
     /// It has fewer links in its audit chain.
     #[error("its audit chain has fewer than {0} links")]
     LinksMissing(i64),
+    /// It lost the verdict about a wallet that this process caught.
+    #[error("a wallet was caught and is not in its list of bans")]
+    VerdictGone,
     /// It has another link in this place.
     #[error("link {0} of its audit chain is another one")]
     LinkAltered(i64),
@@ -47,7 +52,17 @@ impl BanList {
     }
 
     pub(super) fn is_banned(&self, profile: ProfileId, setup: OtSetup) -> bool {
-        self.banned.contains(&(profile, setup))
+        self.lists(profile, setup) || self.condemned.contains(&(profile, setup))
+    }
+
+    /// Whether the list has this wallet.
+    pub(super) fn lists(&self, profile: ProfileId, setup: OtSetup) -> bool {
+        self.listed.contains(&(profile, setup))
+    }
+
+    /// Remembers a wallet that was caught and is not in the list yet.
+    pub(super) fn condemn(&mut self, profile: ProfileId, setup: OtSetup) {
+        self.condemned.insert((profile, setup));
     }
 
     /// The hash of an entry; zeros before the first.
@@ -83,7 +98,7 @@ impl BanList {
                 None => {
                     self.hashes.push(entry.hash);
                     let ban = &entry.ban;
-                    self.banned.insert((ban.profile_id, ban.ot_setup));
+                    self.listed.insert((ban.profile_id, ban.ot_setup));
                 }
             }
             position = position.saturating_add(1);

@@ -5,6 +5,7 @@
 //! each check. The database may be ahead of the others, never behind and never different. When it is, this process
 //! checks nothing more until it is started again, and a start is refused as long as the anchor is not met.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub enum GuardError {
     /// The database cannot be read.
     #[error("the bans could not be compared with the anchor")]
     Store(#[from] StoreError),
+    /// A ban is in the database only.
+    #[error("a ban could not be anchored yet: the token or the witness file takes nothing")]
+    Unanchored,
     /// The database is not the one it was.
     #[error(
         "the database is older than its anchor, or was altered: {0}. Nothing is signed with it, because it may have \
@@ -56,6 +60,8 @@ pub struct Guard {
     place: Place,
     known: Mutex<BanList>,
     stopped: OnceLock<Mismatch>,
+    /// Whether a ban waits to be anchored and could not be: a database put back now would forget it.
+    unanchored: AtomicBool,
     /// The bans that the anchor has for certain; and one advance at a time.
     anchored: tokio::sync::Mutex<i64>,
     metrics: Arc<Metrics>,
@@ -77,6 +83,7 @@ impl Guard {
             place,
             known: Mutex::default(),
             stopped: OnceLock::new(),
+            unanchored: AtomicBool::new(false),
             anchored: tokio::sync::Mutex::new(0),
             metrics,
         };
@@ -85,31 +92,31 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Whether the database still contains the anchor and what this process has seen of it.
+    /// Whether the database still contains the anchor and what this process has seen of it: the anchor as it was
+    /// compared.
     ///
     /// # Errors
     /// [`GuardError`]; after [`GuardError::PutBack`] nothing is checked any more.
-    pub async fn look(&self) -> Result<(), GuardError> {
+    pub async fn look(&self) -> Result<Anchor, GuardError> {
+        let met = self.meet().await;
+        self.metrics.anchor_met(met.is_ok());
+        if self.unanchored.load(Ordering::Relaxed) {
+            return met.and(Err(GuardError::Unanchored));
+        }
+        met
+    }
+
+    async fn meet(&self) -> Result<Anchor, GuardError> {
         if let Some(mismatch) = self.stopped.get() {
             return Err(GuardError::PutBack(*mismatch));
         }
         let anchor = self.place.read().await?;
         let mut reader = self.store.reader().await?;
-        let found = match self.compare(&mut reader, &anchor).await {
+        match self.compare(&mut reader, &anchor).await {
+            Ok(()) => Ok(anchor),
             Err(GuardError::PutBack(mismatch)) => Err(self.stop(mismatch)),
-            found => found,
-        };
-        self.metrics.anchor_met(found.is_ok());
-        found
-    }
-
-    /// The anchor as it stands, met by the database.
-    ///
-    /// # Errors
-    /// As [`Guard::look`].
-    pub async fn anchor(&self) -> Result<Anchor, GuardError> {
-        self.look().await?;
-        Ok(self.place.read().await?)
+            Err(error) => Err(error),
+        }
     }
 
     async fn compare(&self, reader: &mut Reader, anchor: &Anchor) -> Result<(), GuardError> {
@@ -125,7 +132,7 @@ impl Guard {
     /// As [`Guard::look`].
     pub async fn advance(&self, audit: Option<ChainHead>) -> Result<Anchor, GuardError> {
         let mut anchored = self.anchored.lock().await;
-        let anchor = self.anchor().await?;
+        let anchor = self.meet().await?;
         let here = Anchor {
             bans: self.known().head(),
             audit: audit.unwrap_or(anchor.audit),
@@ -134,26 +141,25 @@ impl Guard {
         if next != anchor {
             self.place.advance(&next).await?;
         }
-        *anchored = next.bans.count;
+        // What this database has, and not what somebody else anchored meanwhile.
+        *anchored = here.bans.count;
+        self.unanchored.store(false, Ordering::Relaxed);
         self.metrics.anchored(next.bans.count, next.audit.count);
         Ok(next)
     }
 
-    /// Anchors a ban that may have been committed just now. To be awaited before anybody learns of it: it returns when
-    /// that is done, or when the database turns out to be another one.
-    pub async fn secure(&self) {
+    /// Remembers a wallet that was caught, whatever the database comes to say of it. To be called with the verdict,
+    /// before it is concluded.
+    pub(super) fn condemn(&self, profile: ProfileId, setup: OtSetup) {
+        self.known().condemn(profile, setup);
+    }
+
+    /// Anchors a ban that may have been committed just now, and makes sure that `caught` is in the list. To be awaited
+    /// before anybody learns of it: it returns when that is done, or when the database turns out to be another one. As
+    /// long as it cannot be done, nothing is checked.
+    pub async fn secure(&self, caught: Option<(ProfileId, OtSetup)>) {
         loop {
-            let secured = async {
-                let mut reader = self.store.reader().await?;
-                self.catch_up(&mut reader).await?;
-                drop(reader);
-                let count = self.known().head().count;
-                if *self.anchored.lock().await < count {
-                    self.advance(None).await?;
-                }
-                Ok(())
-            };
-            match secured.await {
+            match self.try_secure(caught).await {
                 Ok(()) => return,
                 Err(GuardError::PutBack(mismatch)) => {
                     self.stop(mismatch);
@@ -162,7 +168,28 @@ impl Guard {
                 Err(GuardError::Store(error)) => error.log("a ban is not anchored yet"),
                 Err(error) => tracing::error!(?error, "a ban is not anchored yet"),
             }
+            self.unanchored.store(true, Ordering::Relaxed);
             tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn try_secure(&self, caught: Option<(ProfileId, OtSetup)>) -> Result<(), GuardError> {
+        let mut reader = self.store.reader().await?;
+        self.catch_up(&mut reader).await?;
+        drop(reader);
+        let (count, listed) = {
+            let known = self.known();
+            let listed = caught.is_none_or(|(profile, setup)| known.lists(profile, setup));
+            (known.head().count, listed)
+        };
+        let behind = *self.anchored.lock().await < count;
+        if behind || self.unanchored.load(Ordering::Relaxed) {
+            self.advance(None).await?;
+        }
+        if listed {
+            Ok(())
+        } else {
+            Err(Mismatch::VerdictGone.into())
         }
     }
 
@@ -208,7 +235,7 @@ impl Guard {
     }
 
     async fn agrees(&self, permit: &ChainHead, anchor: &Anchor) -> Result<(), Objection> {
-        if self.is_stopped() {
+        if self.is_stopped() || self.unanchored.load(Ordering::Relaxed) {
             return Err(Objection::NotNow);
         }
         let same = {
@@ -230,7 +257,7 @@ impl Guard {
                 self.stop(mismatch);
                 Err(Objection::NotNow)
             }
-            Err(GuardError::Anchor(error)) => Err(unknown(&error)),
+            Err(error @ (GuardError::Anchor(_) | GuardError::Unanchored)) => Err(unknown(&error)),
             Err(GuardError::Store(error)) => {
                 error.log("the bans could not be read");
                 Err(Objection::NotNow)
@@ -256,7 +283,7 @@ impl Guard {
     }
 }
 
-fn unknown(error: &AnchorError) -> Objection {
+fn unknown(error: &dyn std::error::Error) -> Objection {
     tracing::error!(?error, "the anchor could not be read");
     Objection::NotNow
 }

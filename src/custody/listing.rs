@@ -1,6 +1,6 @@
 //! Quarantines from before there was a list of bans: what makes them last is made up for when the first anchor is.
 
-use crate::domain::{Generation, KeyState, ProfileId};
+use crate::domain::{Generation, KeyState, OtSetup, ProfileId};
 use crate::store::bans::{self, Caught};
 use crate::store::{
     AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx, profiles, shares,
@@ -55,18 +55,19 @@ impl Operation for List {
         let Self(profile_id, generation) = *self;
         let profile = profiles::find(tx, profile_id).await?;
         let profile = profile.filter(|profile| profile.key_state == KeyState::Quarantined);
-        let before = bans::head(tx).await?;
         if profile.is_none_or(|profile| profile.generation != generation) {
             return Err(CommitError::Refused(Listed));
         }
+        let share = shares::find(tx, profile_id, generation).await?;
+        let made_by = share.as_ref().map(|share| share.dkg_session_id.as_slice());
         let caught = Caught {
             profile_id,
             generation,
+            ot_setup: OtSetup::of(profile_id, generation, made_by.unwrap_or_default()),
             session_id: None,
             reason: "quarantined before there was a list",
         };
-        bans::append(tx, &caught).await?;
-        if bans::head(tx).await? == before {
+        if !bans::append(tx, &caught).await? {
             return Err(CommitError::Refused(Listed));
         }
         shares::empty_later(tx, profile_id, generation).await?;

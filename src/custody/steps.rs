@@ -20,6 +20,9 @@ const SEAL_EMPTIED: Duration = Duration::from_secs(2);
 impl Custody {
     pub(super) async fn keygen_1(&self, permit: &Permit, message: Message) -> Verdict {
         let Message { plaintext, sealer } = message;
+        if let Err(objection) = self.guard.admits(permit.bans()).await {
+            return objection.into();
+        }
         let binding = self.keygen_binding(permit);
         let nonce = permit.session().server_nonce;
         let (kept, answer) =

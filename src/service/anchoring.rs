@@ -42,7 +42,7 @@ impl Anchoring {
 
     async fn advance(&self) -> Result<(), GuardError> {
         let guard = self.steps.custody.guard();
-        let anchor = guard.anchor().await?;
+        let anchor = guard.look().await?;
         let mut reader = self.steps.store.reader().await?;
         let end = onward(&mut reader, anchor.audit).await?;
         drop(reader);

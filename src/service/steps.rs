@@ -15,6 +15,7 @@ use super::Error;
 use super::admission::Admission;
 use super::instances::Membership;
 use super::running::{Entered, Running};
+use super::turns::{Turn, Turns};
 use crate::custody::{Custody, Failure, Message, Product, Verdict};
 use crate::domain::{InstanceId, OperationId, SessionId, SessionKind, SessionState, Suspicion};
 use crate::policy::Policy;
@@ -59,6 +60,8 @@ pub struct Steps {
     pub tasks: TaskTracker,
     /// Sessions whose step is between its admission and its conclusion.
     pub running: Running,
+    /// One check at a time for each key.
+    pub turns: Turns,
 }
 
 impl Steps {
@@ -142,9 +145,15 @@ impl Steps {
             permit_id: permit.get().id(),
             transaction: permit.get().transaction().cloned(),
         };
-        let custody = Arc::clone(&self.custody);
-        let verdict = tokio::spawn(async move { custody.step(permit, slot, message).await });
-        let verdict = verdict.await.unwrap_or_else(|_| MpcError::Panicked.into());
+        let ot_setup = permit.get().ot_setup();
+        let turn = self.turns.take(admitted.session.profile_id).await;
+        let verdict = if turn.is_some() {
+            let custody = Arc::clone(&self.custody);
+            let step = tokio::spawn(async move { custody.step(permit, slot, message).await });
+            step.await.unwrap_or_else(|_| MpcError::Panicked.into())
+        } else {
+            Verdict::NotRun
+        };
         let (effect, reply) = judge(&admitted, verdict, running.judge(), finish);
         if matches!(effect, Effect::Abort { .. } | Effect::Ban { .. }) {
             self.custody.forget(id);
@@ -152,23 +161,39 @@ impl Steps {
         let conclusion = Conclude {
             session: admitted.session,
             permit_id: admitted.permit_id,
+            ot_setup,
             effect,
             lifetimes: self.lifetimes,
         };
-        let may_ban = conclusion.effect.may_ban();
-        let ordinary = kind == SessionKind::Sign && matches!(conclusion.effect, Effect::Advance);
-        let durable = self.insist(conclusion, place, running);
+        self.settle(conclusion, (place, running, turn)).await?;
+        reply
+    }
+
+    /// Makes a conclusion durable, and a ban certain, before anybody is answered.
+    async fn settle(
+        &self,
+        conclusion: Conclude,
+        (place, running, turn): (Reservation, Entered, Option<Turn>),
+    ) -> Result<(), Error> {
+        let (may_ban, caught) = (conclusion.effect.may_ban(), conclusion.caught());
+        let ordinary = conclusion.session.kind == SessionKind::Sign
+            && matches!(conclusion.effect, Effect::Advance);
+        let insist = self.insist(conclusion, place, running);
+        let durable = async move {
+            let _turn = turn;
+            insist.await
+        };
         // The one answer that does not wait for its record: the next message of the session is admitted
         // behind it in any case, and losing it counts as a suspect event.
         if ordinary {
             self.tasks.spawn(durable);
-        } else {
-            durable.await.map_err(|Gone| Refusal::Lost)?;
+            return Ok(());
         }
+        let concluded = durable.await;
         if may_ban {
-            self.custody.guard().secure().await;
+            self.custody.guard().secure(caught).await;
         }
-        reply
+        concluded.map_err(|Gone| Refusal::Lost.into())
     }
 
     /// A message that contradicts the one that is being checked ends the session together with that check.

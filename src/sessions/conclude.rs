@@ -3,7 +3,9 @@
 use super::session::Unfit;
 use super::{Ending, Key, Lifetimes, Session};
 use crate::clock::Timestamp;
-use crate::domain::{KeyState, OperationId, ProfileState, SessionKind, Suspicion};
+use crate::domain::{
+    KeyState, OperationId, OtSetup, ProfileId, ProfileState, SessionKind, Suspicion,
+};
 use crate::store::bans::Caught;
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
@@ -140,6 +142,8 @@ pub struct Conclude {
     pub session: SessionRow,
     /// The permit the step ran under.
     pub permit_id: OperationId,
+    /// What the counterparty is banned from if it was caught.
+    pub ot_setup: OtSetup,
     /// What the step made.
     pub effect: Effect,
     /// How long the session lives on.
@@ -177,123 +181,135 @@ impl Operation for Conclude {
         let moved = ended.write(tx).await?.is_some();
         let unlocked = profiles::unlock(tx, profile, id).await?;
         if !(moved && unlocked) {
-            return Err(CommitError::Refused(Gone));
+            return self.too_late(tx).await;
         }
-        apply_effect(tx, &self.session, &self.effect).await?;
+        self.apply_effect(tx).await?;
         let record = self.effect.record().profile(profile).session(id);
         Ok(((), record))
     }
 }
 
 impl Conclude {
-    /// The check was ended as one of a process that died, and counted as such. What it found is refused,
-    /// but a counterparty that was caught is banned all the same: a verdict is never dropped.
+    /// The wallet that was caught, and what it is banned from.
+    #[must_use]
+    pub const fn caught(&self) -> Option<(ProfileId, OtSetup)> {
+        match self.effect {
+            Effect::Ban { .. } => Some((self.session.profile_id, self.ot_setup)),
+            _ => None,
+        }
+    }
+
+    /// The check was ended by somebody else, as one of a process that died, and counted as such. What it found is
+    /// refused, but a counterparty that was caught is banned all the same: a verdict is never dropped.
     async fn too_late(&self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
         let Effect::Ban { reason, emptied } = &self.effect else {
             return Err(CommitError::Refused(Gone));
         };
-        if !steps::was_orphaned(tx, self.permit_id).await? {
-            return Err(CommitError::Refused(Gone));
-        }
         let session = &self.session;
         let profile = profiles::find(tx, session.profile_id).await?;
         let same_key = |profile: &ProfileRow| profile.generation == session.generation;
         let profile = profile.filter(same_key).ok_or(CommitError::Refused(Gone))?;
+        if !self.ban(tx, reason, emptied.as_deref()).await? {
+            return Err(CommitError::Refused(Gone));
+        }
         change_key(tx, &profile, |key| Key::Quarantined(key.ban())).await?;
-        ban(tx, session, reason, emptied.as_deref()).await?;
         let record = self.effect.record().profile(session.profile_id);
         Ok(((), record.session(session.session_id)))
     }
-}
 
-async fn apply_effect(
-    tx: &mut Tx<'_>,
-    session: &SessionRow,
-    effect: &Effect,
-) -> Result<(), CommitError<Gone>> {
-    let profile = session.profile_id;
-    let found = match effect {
-        Effect::Advance | Effect::NotRun => true,
-        Effect::StoreShare { share, address } => {
-            shares::insert_pending(tx, profile, share).await?;
-            profiles::set_address(tx, profile, Some(address)).await?;
-            profiles::change_state(tx, profile, ProfileState::Keygen, ProfileState::Pending).await?
-        }
-        Effect::Activate => {
-            shares::activate(tx, profile, session.generation).await?
-                && profiles::change_state(tx, profile, ProfileState::Pending, ProfileState::Active)
+    async fn apply_effect(&self, tx: &mut Tx<'_>) -> Result<(), CommitError<Gone>> {
+        let session = &self.session;
+        let profile = session.profile_id;
+        let found = match &self.effect {
+            Effect::Advance | Effect::NotRun => true,
+            Effect::StoreShare { share, address } => {
+                shares::insert_pending(tx, profile, share).await?;
+                profiles::set_address(tx, profile, Some(address)).await?;
+                profiles::change_state(tx, profile, ProfileState::Keygen, ProfileState::Pending)
                     .await?
+            }
+            Effect::Activate => {
+                let (from, to) = (ProfileState::Pending, ProfileState::Active);
+                shares::activate(tx, profile, session.generation).await?
+                    && profiles::change_state(tx, profile, from, to).await?
+            }
+            Effect::Sign { raw, tx_hash } => {
+                transactions::set_signed(tx, session.session_id, raw, tx_hash).await?
+            }
+            Effect::Abort { reason, suspicion } => {
+                let change = match suspicion {
+                    Suspicion::None => |key| key,
+                    Suspicion::FailedSignature => Key::fail,
+                    Suspicion::NoVerdict => Key::suspect,
+                };
+                self.end(tx, change, reason).await?
+            }
+            Effect::Ban { reason, emptied } => {
+                // First: what names the setup goes with a key in the making.
+                self.ban(tx, reason, emptied.as_deref()).await?;
+                self.end(tx, |key| Key::Quarantined(key.ban()), reason)
+                    .await?
+            }
+        };
+        if found {
+            Ok(())
+        } else {
+            Err(CommitError::Refused(Gone))
         }
-        Effect::Sign { raw, tx_hash } => {
-            transactions::set_signed(tx, session.session_id, raw, tx_hash).await?
-        }
-        Effect::Abort { reason, suspicion } => {
-            let change = match suspicion {
-                Suspicion::None => |key| key,
-                Suspicion::FailedSignature => Key::fail,
-                Suspicion::NoVerdict => Key::suspect,
-            };
-            end(tx, session, change, reason).await?
-        }
-        Effect::Ban { reason, emptied } => {
-            // First: what names the setup goes with a key in the making.
-            ban(tx, session, reason, emptied.as_deref()).await?;
-            end(tx, session, |key| Key::Quarantined(key.ban()), reason).await?
-        }
-    };
-    if found {
-        Ok(())
-    } else {
-        Err(CommitError::Refused(Gone))
     }
-}
 
-/// A session that ends without a result: a key in the making is destroyed with it; a finished key
-/// keeps its count.
-async fn end(
-    tx: &mut Tx<'_>,
-    session: &SessionRow,
-    change: fn(Key) -> Key,
-    reason: &str,
-) -> Result<bool, StoreError> {
-    if session.kind == SessionKind::Keygen {
-        return super::lifecycle::destroy_profile(tx, session.profile_id).await;
+    /// A session that ends without a result: a key in the making is destroyed with it; a finished key
+    /// keeps its count.
+    async fn end(
+        &self,
+        tx: &mut Tx<'_>,
+        change: fn(Key) -> Key,
+        reason: &str,
+    ) -> Result<bool, StoreError> {
+        let session = &self.session;
+        if session.kind == SessionKind::Keygen {
+            return super::lifecycle::destroy_profile(tx, session.profile_id).await;
+        }
+        let Some(profile) = profiles::find(tx, session.profile_id).await? else {
+            return Ok(false);
+        };
+        let key = change_key(tx, &profile, change).await?;
+        // Whatever cannot ban has not the list to itself.
+        if self.effect.may_ban() && key.row().state == KeyState::Quarantined {
+            self.ban(tx, reason, None).await?;
+        }
+        transactions::release(tx, session.session_id).await?;
+        Ok(true)
     }
-    let Some(profile) = profiles::find(tx, session.profile_id).await? else {
-        return Ok(false);
-    };
-    let key = change_key(tx, &profile, change).await?;
-    if key.row().state == KeyState::Quarantined {
-        ban(tx, session, reason, None).await?;
-    }
-    transactions::release(tx, session.session_id).await?;
-    Ok(true)
-}
 
-/// What makes a quarantine last, whatever becomes of the profile's row: an entry in the list of bans, and a share
-/// that has lost its transfer state. Doing it twice changes nothing.
-async fn ban(
-    tx: &mut Tx<'_>,
-    session: &SessionRow,
-    reason: &str,
-    emptied: Option<&ShareRow>,
-) -> Result<(), StoreError> {
-    let profile_id = session.profile_id;
-    let caught = Caught {
-        profile_id,
-        generation: session.generation,
-        session_id: Some(session.session_id),
-        reason,
-    };
-    bans::append(tx, &caught).await?;
-    let done = match emptied {
-        Some(emptied) => shares::empty(tx, profile_id, emptied).await?,
-        None => false,
-    };
-    if !done {
-        shares::empty_later(tx, profile_id, session.generation).await?;
+    /// What makes a quarantine last, whatever becomes of the profile's row: an entry in the list of bans, and a share
+    /// that has lost its transfer state. False if it is there already; then nothing changes.
+    async fn ban(
+        &self,
+        tx: &mut Tx<'_>,
+        reason: &str,
+        emptied: Option<&ShareRow>,
+    ) -> Result<bool, StoreError> {
+        let session = &self.session;
+        let caught = Caught {
+            profile_id: session.profile_id,
+            generation: session.generation,
+            ot_setup: self.ot_setup,
+            session_id: Some(session.session_id),
+            reason,
+        };
+        if !bans::append(tx, &caught).await? {
+            return Ok(false);
+        }
+        let done = match emptied {
+            Some(emptied) => shares::empty(tx, session.profile_id, emptied).await?,
+            None => false,
+        };
+        if !done {
+            shares::empty_later(tx, session.profile_id, session.generation).await?;
+        }
+        Ok(true)
     }
-    Ok(())
 }
 
 /// Changes a key from what it is in a row that was read in this transaction; what it is now.

@@ -6,7 +6,7 @@
 //! [`Key::BANS`]: super::Key::BANS
 
 use super::engine::{Row, values};
-use super::{Reads, StoreError, Tx, shares, time};
+use super::{Reads, StoreError, Tx, time};
 use crate::domain::{Ban, ChainHead, Generation, KeyState, OtSetup, ProfileId, SessionId};
 
 /// Entries that [`from`] gives at once. Also written out in its statement.
@@ -18,6 +18,8 @@ pub struct Caught<'a> {
     pub profile_id: ProfileId,
     /// The generation of its key.
     pub generation: Generation,
+    /// The setup of that generation, as it was when it was checked with.
+    pub ot_setup: OtSetup,
     /// The session in which, if that is known.
     pub session_id: Option<SessionId>,
     /// By which check.
@@ -35,31 +37,27 @@ pub struct Entry {
     pub hash: [u8; 32],
 }
 
-/// Appends a ban, unless this setup is banned already.
+/// Appends a ban; false if this setup is banned already.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn append(tx: &mut Tx<'_>, caught: &Caught<'_>) -> Result<(), StoreError> {
-    let share = shares::find(tx, caught.profile_id, caught.generation).await?;
-    let dkg_session_id = share.map(|share| share.dkg_session_id);
-    let made_by = dkg_session_id.as_ref().map_or(&[][..], |id| id);
-    let ot_setup = OtSetup::of(caught.profile_id, caught.generation, made_by);
+pub async fn append(tx: &mut Tx<'_>, caught: &Caught<'_>) -> Result<bool, StoreError> {
     let profile = caught.profile_id.to_string();
     let banned = tx
         .query(
             "SELECT position FROM bans WHERE profile_id = $1 AND ot_setup = $2",
-            values![profile.as_str(), &ot_setup.0],
+            values![profile.as_str(), &caught.ot_setup.0],
         )
         .await?;
     if !banned.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let last = head(tx).await?;
     let ban = Ban {
         position: last.count.saturating_add(1),
         profile_id: caught.profile_id,
         generation: caught.generation,
-        ot_setup,
+        ot_setup: caught.ot_setup,
         session_id: caught
             .session_id
             .map(|id| id.to_string())
@@ -84,7 +82,7 @@ pub async fn append(tx: &mut Tx<'_>, caught: &Caught<'_>) -> Result<(), StoreErr
         ],
     )
     .await?;
-    Ok(())
+    Ok(true)
 }
 
 /// Profiles after `after` in the order of their ids, a page of them, each with its generation and whether it is in

@@ -4,6 +4,7 @@
 //! A question is a first message with a cheat in one row, whose check values fit: it passes exactly if that row's bit is
 //! 0. So an honest answer tells that the bit is 0, and a ban that it is 1; who gets no verdict learns nothing.
 
+use countersign::domain::{Generation, OtSetup, ProfileId};
 use countersign_attacker::share::Share;
 use countersign_client::api;
 use countersign_client::transport::{Reply, Request};
@@ -303,6 +304,43 @@ async fn a03_cancel_who_hangs_up_before_the_verdict_is_durable_is_banned() {
     .await;
     assert_eq!(attack.signing.state().await, "BANNED");
     assert_quarantined(&appliance, &attacker, &waiting).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a01_ban_names_what_was_checked_with_whatever_the_rows_say_meanwhile() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "a01").await;
+    let attacker = Attacker::of(&appliance, &wallet).await;
+    let profile = profile(&wallet);
+    let secret = stolen::share_of(&appliance, &profile);
+    let row = set_rows(&secret).next().unwrap();
+    let attack = Attack::prepare(&appliance, &attacker, 1).await;
+    let made_by = hex::decode(
+        appliance
+            .database()
+            .value("SELECT hex(dkg_session_id) FROM key_shares"),
+    );
+
+    let (locked, asked) = between_check_and_commit(&appliance, &attack, row, 0.0).await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    // The setup is another one, and the check is none of that session any more: nothing there is left to conclude.
+    locked.commit(
+        "UPDATE key_shares SET dkg_session_id = x1; UPDATE steps SET outcome = 'done' WHERE outcome = 'open'; \
+         UPDATE sessions SET state = 'aborted' WHERE state = 'r1_checking'; UPDATE profiles SET checking = NULL",
+    );
+    let setup = OtSetup::of(
+        ProfileId::parse(&profile).unwrap(),
+        Generation::FIRST,
+        &made_by.unwrap(),
+    );
+    eventually("the ban is on the list", 10, async || {
+        let banned = appliance.database().rows("SELECT hex(ot_setup) FROM bans");
+        (banned == [hex::encode_upper(setup.0)]).then_some(())
+    })
+    .await;
+    assert_eq!(standing(&appliance, &profile), "quarantined 0 free");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,7 @@ impl Operation for Ban {
         let caught = Caught {
             profile_id: self.profile,
             generation: Generation::FIRST,
+            ot_setup: OtSetup::of(self.profile, Generation::FIRST, &DKG),
             session_id: Some(SessionId::generate()),
             reason: "multiplication",
         };

@@ -12,7 +12,7 @@ use super::super::{
 use super::{Database, session};
 use crate::clock::Timestamp;
 use crate::domain::{
-    InstanceId, KeyState, OperationId, OwnerId, ProfileId, SessionId, Suspicion, TenantId,
+    InstanceId, KeyState, OperationId, OtSetup, OwnerId, ProfileId, SessionId, Suspicion, TenantId,
 };
 use crate::sessions::conclude::{Conclude, Effect};
 use crate::sessions::lifecycle::{Left, Orphan};
@@ -184,6 +184,7 @@ async fn begin(
 
 async fn conclude(store: &Store, begun: &(SessionRow, OperationId), effect: Effect) -> bool {
     let conclusion = Conclude {
+        ot_setup: OtSetup([7; 32]),
         session: begun.0.clone(),
         permit_id: begun.1,
         effect,

@@ -8,7 +8,7 @@ use super::super::{
 use super::{Database, add, commit, session};
 use crate::clock::Timestamp;
 use crate::domain::{
-    Generation, InstanceId, KeyState, OperationId, Phase, ProfileId, Rotation, RotationId,
+    Generation, InstanceId, KeyState, OperationId, OtSetup, Phase, ProfileId, Rotation, RotationId,
     SessionId, SessionState, Suspicion,
 };
 use crate::sessions::conclude::{Conclude, Effect};
@@ -322,6 +322,7 @@ async fn a03_a_check_without_a_verdict_counts_when_it_is_concluded(database: Dat
         let id = checking.session_id;
         let permit = store.commit(Begin(checking.clone())).await;
         let conclusion = Conclude {
+            ot_setup: OtSetup([7; 32]),
             session: checking,
             permit_id: permit.unwrap_or_else(|_| panic!("it begins")).into_inner(),
             effect: Effect::Abort {

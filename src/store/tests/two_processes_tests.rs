@@ -27,7 +27,7 @@ use super::{Database, session};
 use crate::audit::{Verified, catch_up, sequence, verify};
 use crate::clock;
 use crate::domain::{
-    EnvironmentKind, InstanceId, OperationId, OwnerId, ProfileId, SessionId, SessionState,
+    EnvironmentKind, InstanceId, OperationId, OtSetup, OwnerId, ProfileId, SessionId, SessionState,
     Suspicion, TenantId, TransactionId,
 };
 use crate::service::instances::Membership;
@@ -511,6 +511,7 @@ impl Worker {
     /// As a step insists on its verdict.
     async fn conclude(&self, session: SessionRow, permit_id: OperationId, effect: Effect) -> bool {
         let conclusion = Conclude {
+            ot_setup: OtSetup([7; 32]),
             session,
             permit_id,
             effect,

@@ -133,6 +133,17 @@ impl Locked {
     }
 }
 
+impl Locked {
+    /// What somebody who can write to the database does to it at this moment; then the lock is given back.
+    pub(crate) fn commit(mut self, statements: &str) {
+        let mut shell = self.0.stdin.take().unwrap();
+        writeln!(shell, "{statements};\nCOMMIT;").unwrap();
+        // The end of its input ends the shell.
+        drop(shell);
+        assert!(self.0.wait().unwrap().success(), "{statements}");
+    }
+}
+
 impl Drop for Locked {
     fn drop(&mut self) {
         // The end of the shell is the end of its transaction.
