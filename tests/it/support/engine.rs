@@ -336,13 +336,13 @@ impl Saved {
                     psql.output().unwrap()
                 };
                 // It takes every table for itself, in an order that those who use them do not know.
-                let in_the_way = |tried: &Output| {
+                let nobody_in_the_way = |tried: &Output| {
                     let said = String::from_utf8_lossy(&tried.stderr);
-                    said.contains("deadlock detected")
+                    !said.contains("deadlock detected")
                 };
-                let tries = std::iter::repeat_with(put_back).take(10);
-                let last = tries.skip_while(in_the_way).next();
-                answer("put back", &last.expect("ten deadlocks"));
+                let mut tries = std::iter::repeat_with(put_back).take(10);
+                let last = tries.find(nobody_in_the_way);
+                answer("put back", &last.expect("no ten deadlocks"));
             }
         }
     }
