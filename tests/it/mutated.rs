@@ -68,7 +68,11 @@ impl Dice {
                 _ => altered.truncate(at.max(1)),
             }
         }
-        altered.into_iter().collect()
+        let altered: String = altered.into_iter().collect();
+        if altered == text {
+            return altered + "A";
+        }
+        altered
     }
 }
 
@@ -243,6 +247,7 @@ async fn altered_messages(messages: u64) {
             kind => {
                 let (what, path, body) = open.request(kind, &mut dice);
                 let reply = raw(&appliance, &open.wallet, &path, &body).await;
+                assert!(what != "envelope" || reply.status >= 400, "it was opened");
                 answers.count(what, &reply);
             }
         }
