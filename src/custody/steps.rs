@@ -18,11 +18,9 @@ use crate::gate::Permit;
 const SEAL_EMPTIED: Duration = Duration::from_secs(2);
 
 impl Custody {
+    /// Asks no anchor: there is no share yet, nor anything that a wallet could learn a bit of.
     pub(super) async fn keygen_1(&self, permit: &Permit, message: Message) -> Verdict {
         let Message { plaintext, sealer } = message;
-        if let Err(objection) = self.guard.admits(permit.bans()).await {
-            return objection.into();
-        }
         let binding = self.keygen_binding(permit);
         let nonce = permit.session().server_nonce;
         let (kept, answer) =
