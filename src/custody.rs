@@ -21,7 +21,9 @@ use countersign_mpc::signature::Signature;
 use zeroize::Zeroizing;
 
 use crate::clock::{self, Timestamp};
-use crate::domain::{EnvironmentId, SessionId, SessionKind, Suspicion, TenantId};
+use crate::domain::{
+    EnvironmentId, OtSetup, ProfileId, SessionId, SessionKind, Suspicion, TenantId,
+};
 use crate::gate::Permit;
 use crate::store::profiles::ProfileRow;
 use crate::store::shares::ShareRow;
@@ -252,12 +254,25 @@ impl Custody {
         };
         drop(slot);
         if matches!(verdict, Verdict::Ban { .. }) {
-            let profile = permit.profile().profile_id;
-            self.guard.condemn(profile, permit.ot_setup());
+            self.condemn(&permit);
         }
         self.metrics
             .mpc_step(step, verdict.result(), started.elapsed());
         verdict
+    }
+
+    /// What is known of a step whose task ended in a panic: a wallet that was caught stays caught.
+    pub fn after_panic(&self, profile: ProfileId, setup: OtSetup) -> Verdict {
+        if self.guard.is_banned(profile, setup) {
+            Verdict::Banned
+        } else {
+            MpcError::Panicked.into()
+        }
+    }
+
+    fn condemn(&self, permit: &Permit) {
+        let profile = permit.profile().profile_id;
+        self.guard.condemn(profile, permit.ot_setup());
     }
 
     /// Forgets the kept state of sessions that are past their time, and says how many live on.

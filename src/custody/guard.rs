@@ -154,17 +154,25 @@ impl Guard {
         self.known().condemn(profile, setup);
     }
 
+    /// Whether custody has seen this wallet caught.
+    pub(super) fn is_banned(&self, profile: ProfileId, setup: OtSetup) -> bool {
+        self.known().is_banned(profile, setup)
+    }
+
     /// Anchors a ban that may have been committed just now, and makes sure that `caught` is in the list. To be awaited
-    /// before anybody learns of it: it returns when that is done, or when the database turns out to be another one. As
-    /// long as it cannot be done, nothing is checked.
+    /// before anybody learns of it: it returns when that is done, or when the database turned out to be another one and
+    /// the anchor is beyond it. As long as it cannot be done, nothing is checked.
     pub async fn secure(&self, caught: Option<(ProfileId, OtSetup)>) {
         loop {
-            match self.try_secure(caught).await {
-                Ok(()) => return,
+            let secured = match self.try_secure(caught).await {
                 Err(GuardError::PutBack(mismatch)) => {
                     self.stop(mismatch);
-                    return;
+                    self.disown(caught).await
                 }
+                secured => secured,
+            };
+            match secured {
+                Ok(()) => return,
                 Err(GuardError::Store(error)) => error.log("a ban is not anchored yet"),
                 Err(error) => tracing::error!(?error, "a ban is not anchored yet"),
             }
@@ -191,6 +199,31 @@ impl Guard {
         } else {
             Err(Mismatch::VerdictGone.into())
         }
+    }
+
+    /// Moves the anchor to where the database that has lost a verdict is not, so that no start accepts it either.
+    async fn disown(&self, caught: Option<(ProfileId, OtSetup)>) -> Result<(), GuardError> {
+        let _one_at_a_time = self.anchored.lock().await;
+        let anchor = self.place.read().await?;
+        let mut bans = {
+            let known = self.known().head();
+            if known.count > anchor.bans.count {
+                known
+            } else {
+                anchor.bans
+            }
+        };
+        if let Some((profile, setup)) = caught
+            && !self.known().lists(profile, setup)
+        {
+            bans = bans.with_lost_verdict(profile, setup);
+            tracing::error!(%profile, "the database has lost the verdict about this wallet: it was caught and must not be served");
+        }
+        let beyond = Anchor { bans, ..anchor };
+        if beyond != anchor {
+            self.place.advance(&beyond).await?;
+        }
+        Ok(())
     }
 
     /// Whether this process checks nothing any more.
@@ -224,7 +257,7 @@ impl Guard {
         };
         let agreed = self.agrees(permit, &anchor).await.and_then(|()| {
             // SECURITY: from memory, never from the row: that may be anybody's by now.
-            if self.known().is_banned(profile, setup) {
+            if self.is_banned(profile, setup) {
                 tracing::error!(%profile, "a wallet that was banned is in use again: its row was altered");
                 Err(Objection::Banned)
             } else {

@@ -120,6 +120,8 @@ impl Custody {
         let (Verdict::Ban { reason, .. }, Some(bytes)) = (&verdict, emptied) else {
             return verdict;
         };
+        // First: nothing that happens from here on takes it back.
+        self.condemn(permit);
         let reason = reason.clone();
         let sealing = self.seal_emptied(permit.profile(), permit.share(), bytes);
         let emptied = tokio::time::timeout(SEAL_EMPTIED, sealing).await;

@@ -58,6 +58,22 @@ pub struct Ban {
     pub at: Timestamp,
 }
 
+impl ChainHead {
+    /// An end that no list has which goes on from this one: what is anchored when the database has lost the verdict
+    /// about a wallet. Its hash is `H(LP("lost-verdict/1", hash, profile id, ot setup))`.
+    #[must_use]
+    pub fn with_lost_verdict(&self, profile: ProfileId, setup: OtSetup) -> Self {
+        let lost = Lp::new("lost-verdict/1")
+            .bytes(&self.hash)
+            .str(&profile.to_string())
+            .bytes(&setup.0);
+        Self {
+            count: self.count.saturating_add(1),
+            hash: lost.hash(),
+        }
+    }
+}
+
 impl Ban {
     /// `H(LP("ban/1", previous, position, profile id, generation, ot setup, session id, reason, at))`.
     #[must_use]

@@ -8,7 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_mpc::error::MpcError;
 use tokio_util::task::TaskTracker;
 
 use super::Error;
@@ -150,7 +149,9 @@ impl Steps {
         let verdict = if turn.is_some() {
             let custody = Arc::clone(&self.custody);
             let step = tokio::spawn(async move { custody.step(permit, slot, message).await });
-            step.await.unwrap_or_else(|_| MpcError::Panicked.into())
+            let verdict = step.await;
+            let profile = admitted.session.profile_id;
+            verdict.unwrap_or_else(|_| self.custody.after_panic(profile, ot_setup))
         } else {
             Verdict::NotRun
         };

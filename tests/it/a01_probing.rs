@@ -1,26 +1,24 @@
-//! A wallet that asks for bits of our long-lived secret, one by one (A01 to A03), and a test that knows the secret and
+//! A wallet that asks for bits of our long-lived secret, one by one (A01, A02), and a test that knows the secret and
 //! counts what was learned.
 //!
 //! A question is a first message with a cheat in one row, whose check values fit: it passes exactly if that row's bit is
 //! 0. So an honest answer tells that the bit is 0, and a ban that it is 1; who gets no verdict learns nothing.
 
-use countersign::domain::{Generation, OtSetup, ProfileId};
 use countersign_attacker::share::Share;
 use countersign_client::api;
-use countersign_client::transport::{Reply, Request};
+use countersign_client::transport::Reply;
 use serde_json::json;
 
 use crate::sessions::join_all;
 use crate::support::attacker::{Attack, Attacker, SIGN_1};
 use crate::support::engine::{Engine, Saved};
-use crate::support::fault::{Hang, Locked};
-use crate::support::signing::{fresh_key, json_of, post, refusal, signed, transaction};
+use crate::support::signing::{fresh_key, json_of, post, refusal, transaction};
 use crate::support::stolen;
 use crate::support::wallet::profile;
 use crate::support::{Appliance, Node, Signing, eventually, wallet_of};
 
 const UNWRAPS: &str = "countersign_share_unwraps_total";
-const BANS: &str = r#"countersign_mpc_steps_total{result="ban",step="sign_1"}"#;
+pub(crate) const BANS: &str = r#"countersign_mpc_steps_total{result="ban",step="sign_1"}"#;
 
 /// What the attacker knows of the secret, by row.
 #[derive(Default)]
@@ -66,7 +64,11 @@ async fn ask(appliance: &Appliance, attacker: &Attacker<'_>, row: usize) -> Repl
 }
 
 /// Nothing is signed with this key, checked with it or even unwrapped, whatever is asked.
-async fn assert_quarantined(appliance: &Appliance, attacker: &Attacker<'_>, waiting: &Attack<'_>) {
+pub(crate) async fn assert_quarantined(
+    appliance: &Appliance,
+    attacker: &Attacker<'_>,
+    waiting: &Attack<'_>,
+) {
     let unwraps = appliance.metric(UNWRAPS).await;
     let wallet = attacker.wallet;
     let path = api::transactions_path(&profile(wallet));
@@ -146,7 +148,7 @@ async fn a01_ban_lets_probes_in_order_learn_no_more_than_up_to_the_first_set_bit
 }
 
 /// Rows of set bits: whichever of these questions is checked is a ban, and tells one bit.
-fn set_rows(secret: &Share) -> impl Iterator<Item = usize> {
+pub(crate) fn set_rows(secret: &Share) -> impl Iterator<Item = usize> {
     let bits = secret.secret_bits().to_vec();
     (0..bits.len()).filter(move |row| bits[*row])
 }
@@ -239,159 +241,6 @@ async fn a01_ban_in_a_database_that_is_put_back_to_before_it_still_stands() {
         assert_eq!(appliance.ended().await.code(), Some(1), "it is not served");
     }
     assert_eq!(learned.count(&secret), 1);
-}
-
-/// Asks about a row whose bit is set, and stops the appliance between the check and the commit of its verdict: the
-/// database is locked by somebody else. Gives the lock and the request that waits.
-async fn between_check_and_commit(
-    appliance: &Appliance,
-    attack: &Attack<'_>,
-    row: usize,
-    bans: f64,
-) -> (Locked, tokio::task::JoinHandle<()>) {
-    let (sealed, _) = attack.sealed(SIGN_1.1, &attack.probe(row).frame());
-    let session = attack.signing.prepared.session_id.clone();
-    let body = json!({"sessionId": session, "p1SignatureShare": sealed});
-    let request = Request::post(api::SIGN, &body).unwrap();
-    let request = signed(appliance, attack.by.wallet, &request);
-    let transport = appliance.client.transport().clone();
-    // Admitted, but not checked while the token hangs.
-    let hang = Hang::of(appliance);
-    let asked = tokio::spawn(async move {
-        let answered = transport.send(&request).await;
-        assert!(answered.is_err(), "nobody is told before it is durable");
-    });
-    let state = format!("SELECT state FROM sessions WHERE session_id = '{session}'");
-    eventually("the check is admitted", 5, async || {
-        (appliance.database().value(&state) == "r1_checking").then_some(())
-    })
-    .await;
-    let locked = Locked::database_of(appliance);
-    drop(hang);
-    eventually("the check has its verdict", 10, async || {
-        (appliance.metric(BANS).await > bans).then_some(())
-    })
-    .await;
-    assert_eq!(appliance.database().value(&state), "r1_checking");
-    (locked, asked)
-}
-
-fn standing(appliance: &Appliance, profile: &str) -> String {
-    appliance.database().value(&format!(
-        "SELECT key_state || ' ' || suspect_events || ' ' || CASE WHEN checking IS NULL THEN 'free' ELSE 'locked' END \
-         FROM profiles WHERE profile_id = '{profile}'"
-    ))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a03_cancel_who_hangs_up_before_the_verdict_is_durable_is_banned() {
-    let node = Node::start().await;
-    let appliance = Appliance::start(&node).await;
-    let wallet = wallet_of(&appliance, &node, "a03").await;
-    let attacker = Attacker::of(&appliance, &wallet).await;
-    let secret = stolen::share_of(&appliance, &profile(&wallet));
-    let row = set_rows(&secret).next().unwrap();
-    let waiting = Attack::prepare(&appliance, &attacker, 1).await;
-    let attack = Attack::prepare(&appliance, &attacker, 1).await;
-
-    let (locked, asked) = between_check_and_commit(&appliance, &attack, row, 0.0).await;
-    asked.abort();
-    assert!(asked.await.unwrap_err().is_cancelled());
-    drop(locked);
-    eventually("the ban is durable", 10, async || {
-        (standing(&appliance, &profile(&wallet)) == "quarantined 0 free").then_some(())
-    })
-    .await;
-    assert_eq!(attack.signing.state().await, "BANNED");
-    assert_quarantined(&appliance, &attacker, &waiting).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a01_ban_names_what_was_checked_with_whatever_the_rows_say_meanwhile() {
-    let node = Node::start().await;
-    let appliance = Appliance::start(&node).await;
-    let wallet = wallet_of(&appliance, &node, "a01").await;
-    let attacker = Attacker::of(&appliance, &wallet).await;
-    let profile = profile(&wallet);
-    let secret = stolen::share_of(&appliance, &profile);
-    let row = set_rows(&secret).next().unwrap();
-    let attack = Attack::prepare(&appliance, &attacker, 1).await;
-    let made_by = hex::decode(
-        appliance
-            .database()
-            .value("SELECT hex(dkg_session_id) FROM key_shares"),
-    );
-
-    let (locked, asked) = between_check_and_commit(&appliance, &attack, row, 0.0).await;
-    asked.abort();
-    assert!(asked.await.unwrap_err().is_cancelled());
-    // The setup is another one, and the check is none of that session any more: nothing there is left to conclude.
-    locked.commit(
-        "UPDATE key_shares SET dkg_session_id = x1; UPDATE steps SET outcome = 'done' WHERE outcome = 'open'; \
-         UPDATE sessions SET state = 'aborted' WHERE state = 'r1_checking'; UPDATE profiles SET checking = NULL",
-    );
-    let setup = OtSetup::of(
-        ProfileId::parse(&profile).unwrap(),
-        Generation::FIRST,
-        &made_by.unwrap(),
-    );
-    eventually("the ban is on the list", 10, async || {
-        let banned = appliance.database().rows("SELECT hex(ot_setup) FROM bans");
-        (banned == [hex::encode_upper(setup.0)]).then_some(())
-    })
-    .await;
-    assert_eq!(standing(&appliance, &profile), "quarantined 0 free");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a03_cancel_who_kills_the_process_before_the_verdict_is_durable_can_do_so_three_times() {
-    let node = Node::start().await;
-    let mut appliance = Appliance::start(&node).await;
-    let wallet = wallet_of(&appliance, &node, "a03").await;
-    let attacker = Attacker::of(&appliance, &wallet).await;
-    let secret = stolen::share_of(&appliance, &profile(&wallet));
-    let rows: Vec<usize> = set_rows(&secret).take(3).collect();
-    for (row, expected) in
-        rows.into_iter()
-            .zip(["stable 1 free", "stable 2 free", "refresh_required 3 free"])
-    {
-        let session;
-        let message;
-        let asked = {
-            let attack = Attack::prepare(&appliance, &attacker, 1).await;
-            let (locked, asked) = between_check_and_commit(&appliance, &attack, row, 0.0).await;
-            (message, _) = attack.sealed(SIGN_1.1, &attack.attempt().frame());
-            session = attack.signing.prepared.session_id.clone();
-            appliance.signal("-KILL");
-            drop(locked);
-            asked
-        };
-        asked.await.unwrap();
-        appliance.kill();
-        appliance.serve().await;
-        assert_eq!(standing(&appliance, &profile(&wallet)), expected);
-        // The session is over: no other question in it.
-        let body = json!({"sessionId": session, "p1SignatureShare": message});
-        let reply = post(&appliance, &wallet, api::SIGN, &body, None).await;
-        assert!(
-            [403, 409].contains(&refusal(&reply).0),
-            "{}",
-            json_of(&reply)
-        );
-    }
-    let path = api::transactions_path(&profile(&wallet));
-    for _ in 0..2 {
-        let reply = post(
-            &appliance,
-            &wallet,
-            &path,
-            &transaction(1),
-            Some(&fresh_key()),
-        )
-        .await;
-        assert_eq!(refusal(&reply).1, "KEY_REFRESH_REQUIRED");
-        appliance.crash_and_restart().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ async fn cheat(appliance: &Appliance, wallet: &Wallet) {
 }
 
 /// Runs a verb of the appliance's configuration.
-fn verb(appliance: &Appliance, words: &[&str], more: &[&str]) -> Output {
+pub(crate) fn verb(appliance: &Appliance, words: &[&str], more: &[&str]) -> Output {
     countersignd(&appliance.token)
         .args(words)
         .arg("--config")

@@ -11,6 +11,7 @@
 )]
 
 mod a01_probing;
+mod a03_verdicts;
 mod a04_injection;
 mod a06_generations;
 mod a07_snapshot;

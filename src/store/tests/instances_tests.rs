@@ -12,7 +12,8 @@ use super::super::{
 use super::{Database, session};
 use crate::clock::Timestamp;
 use crate::domain::{
-    InstanceId, KeyState, OperationId, OtSetup, OwnerId, ProfileId, SessionId, Suspicion, TenantId,
+    Generation, InstanceId, KeyState, OperationId, OtSetup, OwnerId, ProfileId, SessionId,
+    Suspicion, TenantId,
 };
 use crate::sessions::conclude::{Conclude, Effect};
 use crate::sessions::lifecycle::{Left, Orphan};
@@ -24,6 +25,7 @@ on_both_engines![
     an_instance_that_was_ended_begins_no_check,
     a03_a_check_is_orphaned_once_its_instance_has_ended_and_counts_once,
     a03_what_an_instance_finds_after_it_was_ended_is_refused_except_a_ban,
+    a01_a_wallet_is_listed_whatever_generation_its_row_has_by_then,
     a03_the_third_orphan_asks_for_new_shares,
     a01_the_third_failed_signature_is_listed_as_a_ban,
 ];
@@ -335,6 +337,28 @@ async fn a03_what_an_instance_finds_after_it_was_ended_is_refused_except_a_ban(d
     assert_eq!(bans[0].ban.profile_id, profile);
     assert_eq!(key.checking, Some(second), "the lock is another check's");
     assert!(conclude(&store, &next, Effect::Advance).await);
+}
+
+async fn a01_a_wallet_is_listed_whatever_generation_its_row_has_by_then(database: Database) {
+    let store = database.store().await;
+    let instance = InstanceId::generate();
+    renew(&store, instance, 10).await;
+    let (profile, [first]) = prepare(&store).await;
+    let mut begun = begin(&store, profile, first, instance).await.unwrap();
+    end(&store, instance).await;
+    assert!(orphan(&store, &begun.0).await);
+
+    // As if the row had been given another key while this one was checked.
+    begun.0.generation = Generation(7);
+    let caught = Effect::Ban {
+        reason: "late".to_owned(),
+        emptied: None,
+    };
+    assert!(conclude(&store, &begun, caught).await);
+    let bans = bans::from(&mut store.reader().await.unwrap(), 1).await;
+    assert_eq!(bans.unwrap()[0].ban.generation, Generation(7));
+    let key = key_of(&store, profile).await;
+    assert_eq!(key.key_state, KeyState::Stable, "another key is not banned");
 }
 
 async fn a03_the_third_orphan_asks_for_new_shares(database: Database) {
