@@ -16,7 +16,8 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Reloads `entrances` until `stop`.
 pub async fn watch(entrances: Vec<Arc<Entrance>>, mut hangup: Signal, stop: CancellationToken) {
-    let mut watched: Vec<_> = entrances.into_iter().map(Watched::new).collect();
+    let new = || entrances.iter().cloned().map(Watched::new).collect();
+    let mut watched: Vec<_> = new();
     loop {
         let asked = tokio::select! {
             () = stop.cancelled() => return,
@@ -33,8 +34,10 @@ pub async fn watch(entrances: Vec<Arc<Entrance>>, mut hangup: Signal, stop: Canc
         });
         match looked.await {
             Ok(back) => watched = back,
+            // Whoever stopped looking would go on letting in whom a later list has revoked.
             Err(error) => {
-                return error!(%error, "certificates are not reloaded any more");
+                error!(%error, "the certificates could not be looked at");
+                watched = new();
             }
         }
     }
