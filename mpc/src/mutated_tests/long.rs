@@ -21,13 +21,22 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, stage: &mut Stage, program: &[u8]) {
+    /// Delivers a message; whether it was altered.
+    fn count(&mut self, stage: &mut Stage, program: &[u8]) -> bool {
         let start = Instant::now();
         let outcome = stage.run(program);
         let took = start.elapsed();
         *self.outcomes.entry(outcome).or_default() += 1;
         self.spent += took;
         self.slowest = self.slowest.max(took);
+        outcome != Outcome::Unaltered
+    }
+
+    /// How many were altered.
+    fn altered(&self) -> u64 {
+        let outcomes = self.outcomes.iter();
+        let altered = outcomes.filter(|(outcome, _)| **outcome != Outcome::Unaltered);
+        altered.map(|(_, count)| count).sum()
     }
 
     fn add(&mut self, other: &Self) {
@@ -86,12 +95,14 @@ fn seed() -> u64 {
     })
 }
 
+/// Delivers so many altered messages; those that a program leaves as they were do not count.
 fn deliver(target: Target, messages: u64, seed: u64) -> Tally {
     let mut dice = Dice(seed);
     let mut stage = Stage::new(target);
     let mut tally = Tally::default();
-    for _ in 0..messages {
-        tally.count(&mut stage, &dice.program());
+    let mut altered = 0;
+    while altered < messages {
+        altered += u64::from(tally.count(&mut stage, &dice.program()));
     }
     tally
 }
@@ -108,8 +119,7 @@ fn a12_fuzz_altered_messages_of_every_type_are_neither_accepted_nor_a_panic() {
         };
         let tally = deliver(target, messages, seed);
         println!("seed {seed}, {}: {:?}", target.name(), tally.outcomes);
-        let all: u64 = tally.outcomes.values().sum();
-        assert_eq!(all, messages);
+        assert_eq!(tally.altered(), messages);
     }
 }
 
@@ -181,7 +191,7 @@ fn a12_fuzz_a_million_altered_messages_are_neither_accepted_nor_a_panic() {
     );
     let mut all = 0;
     for (target, tally) in &*tallies.lock().expect("no panic") {
-        let count: u64 = tally.outcomes.values().sum();
+        let count = tally.altered();
         all += count;
         println!(
             "{:<10} {count:>8} in {:>7.1} s, slowest {:>6.3} s: {:?}",
@@ -192,6 +202,6 @@ fn a12_fuzz_a_million_altered_messages_are_neither_accepted_nor_a_panic() {
         );
         assert!(tally.slowest < Duration::from_secs(20), "a hang");
     }
-    println!("{all} messages");
+    println!("{all} altered messages");
     assert!(largest < 256 * 1024, "{largest} KiB");
 }
