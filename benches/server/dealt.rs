@@ -143,7 +143,8 @@ impl Fixtures {
             sql,
             "INSERT INTO profiles (profile_id, tenant, owner_id, name, state, key_state, generation, address, created_at, updated_at) \
              SELECT {id}, '{tenant}', '{owner}', 'fixture', 'active', 'stable', 1, X'{address}', 0, 0 {from};\n\
-             INSERT INTO key_shares SELECT {id}, 1, 'active', 1, X'{kek}', {sealed}, \
+             INSERT INTO key_shares (profile_id, generation, state, object_version, kek_id, sealed, public_key, x1, x2, \
+             dkg_session_id, created_at) SELECT {id}, 1, 'active', 1, X'{kek}', {sealed}, \
              X'{public_key}', X'{x1}', X'{x2}', X'{session}', 0 {from};"
         )
         .unwrap();
