@@ -62,6 +62,11 @@ api=127.0.0.1:$(free_port) operator=127.0.0.1:$(free_port)
     --pin-file "$PIN_FILE" --rpc "$CHAIN=$url" --listen "$api" --operator-listen "$operator" >/dev/null
 # Nobody but us is there to be crowded out.
 sed -i 's/^\[api\]$/&\nrequests_per_second = 100000/' "$dir/env/countersignd.toml"
+printf '\n[policy]\nlimits_file = "limits.toml"\n' >>"$dir/env/countersignd.toml"
+printf '[rates]\n' >"$dir/env/limits.toml"
+for class in signing key-operations backup transactions reconcile; do
+    printf '%s = { requests = 100000, seconds = 60 }\n' "$class" >>"$dir/env/limits.toml"
+done
 "$bin/countersignd" serve --config "$dir/env/countersignd.toml" 2>"$dir/countersignd.log" &
 server=$!
 pki=$dir/env/pki

@@ -8,6 +8,7 @@ mod anchor;
 mod file;
 mod identity;
 mod owners;
+mod policy;
 mod retention;
 pub(crate) mod secret_file;
 mod store;
@@ -28,6 +29,7 @@ use crate::store::retention::Retention;
 
 pub use anchor::Anchor;
 pub use identity::{Identity, root_key};
+pub use policy::PolicyFiles;
 pub use store::{PostgresTable, StoreProblem};
 
 /// Everything `countersignd` was told.
@@ -58,6 +60,8 @@ pub struct Config {
     pub chains: Vec<Chain>,
     /// Limits of the MPC engine.
     pub mpc: Mpc,
+    /// The files that say who may do what, and how much.
+    pub policy: PolicyFiles,
     /// How long rows are kept that have served their purpose.
     pub retention: Retention,
     /// What is kept outside the database.

@@ -5,6 +5,7 @@ pub mod environment;
 pub mod ids;
 pub mod key;
 pub mod profile;
+pub mod rate;
 pub mod session;
 
 pub use ban::{Ban, ChainHead, OtSetup};
@@ -15,4 +16,5 @@ pub use ids::{
 };
 pub use key::{Generation, KeyState, Phase, Rotation, Suspicion};
 pub use profile::{DeviceName, ProfileName, ProfileState};
+pub use rate::{RateClass, RateSubject};
 pub use session::{SessionKind, SessionState};

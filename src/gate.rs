@@ -35,6 +35,8 @@
 //! }
 //! ```
 
+pub mod rates;
+
 use crate::clock::Timestamp;
 use crate::domain::{ChainHead, DecisionId, OperationId, OtSetup, ProfileId};
 use crate::policy::{DenyReason, Facts, Policy};

@@ -8,6 +8,7 @@ pub mod observe;
 pub mod openapi;
 pub mod operator;
 pub mod quota;
+pub mod rates;
 pub mod routes;
 pub mod serve;
 pub mod sign_response;

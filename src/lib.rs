@@ -17,6 +17,7 @@ pub mod domain;
 pub mod gate;
 pub mod http;
 pub mod identity;
+pub mod limits;
 pub mod policy;
 pub mod service;
 pub mod sessions;

@@ -10,6 +10,7 @@ pub mod identity_document;
 pub mod instances;
 pub mod once;
 pub mod prepare_transaction;
+pub mod reload;
 pub mod replies;
 pub mod retention;
 pub mod running;

@@ -28,6 +28,7 @@ pub mod idempotency;
 pub mod instances;
 pub mod kem_keys;
 mod leases;
+pub mod limits;
 mod location;
 mod operation;
 pub mod profiles;

@@ -20,6 +20,12 @@ pub(crate) const CHAIN: u64 = 31_337;
 /// Somebody who receives.
 pub(crate) const RECIPIENT: &str = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8";
 
+/// Rates that no benchmark reaches, with as many requests in a window as a busy wallet of production may have.
+const LIMITS: &str = "[rates]\n\
+    signing = { requests = 100000, seconds = 1 }\n\
+    key-operations = { requests = 100000, seconds = 1 }\n\
+    transactions = { requests = 100000, seconds = 1 }\n";
+
 /// Everything but the running server.
 pub(crate) struct Rig {
     /// The client's view of the appliance.
@@ -78,7 +84,9 @@ impl Rig {
             .fold(text, |text, table| {
                 text.replace(table, &format!("{table}requests_per_second = 100000\n"))
             });
+        let text = text + "\n[policy]\nlimits_file = \"limits.toml\"\n";
         fs::write(&file, text).unwrap();
+        fs::write(environment.join("limits.toml"), LIMITS).unwrap();
         let config = Config::load(&environment.join("client.toml")).unwrap();
         let mut of_operator = config.clone();
         of_operator.url = format!("https://127.0.0.1:{operator}/").parse().unwrap();

@@ -11,6 +11,7 @@ use crate::chain::{Chains, NodeLimits};
 use crate::clock::{self, Timestamp};
 use crate::config::{Chain, Config, Listener};
 use crate::http::tls::Trust;
+use crate::limits::{InForce, Rate};
 use crate::store::{Store, StoreError};
 
 /// A certificate that expires sooner is reported.
@@ -58,6 +59,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         "configuration",
         Ok(format!("{path}, secret files are private")),
     );
+    report.add("limits", limits(&config));
     for (name, listener) in [("api", &config.api), ("operator", &config.operator)] {
         report.add(&format!("{name} certificates"), certificates(listener));
     }
@@ -78,6 +80,28 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         } => Err(Failure::environment(Unwell(failed))),
         Report { failed, .. } => Err(Unwell(failed).into()),
     }
+}
+
+fn limits(config: &Config) -> Result<String, Failure> {
+    let file = config.policy.limits.as_deref();
+    let limits = InForce::open(file)?.current();
+    let said = |rate: &Rate| {
+        let (class, requests, seconds) = (rate.class.as_str(), rate.requests, rate.seconds);
+        format!("{class} {requests} per {seconds}s")
+    };
+    let rates: Vec<String> = limits.rates().iter().map(said).collect();
+    let raised: Vec<&str> = limits
+        .raised()
+        .iter()
+        .map(|rate| rate.class.as_str())
+        .collect();
+    let origin = file.map_or_else(|| "built in".to_owned(), |file| file.display().to_string());
+    let above = if raised.is_empty() {
+        String::new()
+    } else {
+        format!("; above the usual: {}", raised.join(", "))
+    };
+    Ok(format!("{origin}: {}{above}", rates.join(", ")))
 }
 
 fn certificates(listener: &Listener) -> Result<String, Failure> {

@@ -17,12 +17,13 @@ use crate::chain::{Chains, FeePolicy, NodeLimits};
 use crate::config::{Config, Listener};
 use crate::custody::guard::Guard;
 use crate::custody::{Capacity, Custody, Identity, KemRing, ResponseKeys};
-use crate::domain::{EnvironmentId, TenantId};
+use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::http::routes::{self, Api};
 use crate::http::sign_response::App;
 use crate::http::tls::{self, Entrance};
 use crate::http::{operator, serve};
 use crate::identity::owner::OwnerVerifier;
+use crate::limits::InForce;
 use crate::policy::Policy;
 use crate::service::anchoring::Anchoring;
 use crate::service::create_profile::CreateProfile;
@@ -31,6 +32,7 @@ use crate::service::housekeeping::Housekeeping;
 use crate::service::identity_document::ShowIdentity;
 use crate::service::instances::Membership;
 use crate::service::prepare_transaction::PrepareTransaction;
+use crate::service::reload;
 use crate::service::retention::Pruner;
 use crate::service::running::Running;
 use crate::service::sealed::Opener;
@@ -77,9 +79,11 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
         .map(|chain| (chain.id, chain.rpc_url))
         .collect();
     let chains = Arc::new(Chains::new(nodes, NodeLimits::default())?);
+    let limits = Arc::new(limits(&config)?);
     let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
     let result = async {
-        let appliance = Appliance::start(&config, chains, token.clone()).await?;
+        let parts = (chains, limits);
+        let appliance = Appliance::start(&config, parts, token.clone()).await?;
         appliance.serve(config).await
     };
     let result = result.await;
@@ -87,6 +91,18 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
     let closed = token.close().await;
     result?;
     Ok(closed?)
+}
+
+/// The limits of the configuration.
+fn limits(config: &Config) -> Result<InForce, Failure> {
+    let limits = InForce::open(config.policy.limits.as_deref()).map_err(Failure::usage)?;
+    if config.environment_kind == EnvironmentKind::Production {
+        for rate in limits.current().raised() {
+            let (class, requests, seconds) = (rate.class.as_str(), rate.requests, rate.seconds);
+            tracing::warn!(class, requests, seconds, "a rate is above the usual one");
+        }
+    }
+    Ok(limits)
 }
 
 /// The keys of an environment.
@@ -111,7 +127,11 @@ struct Appliance {
 }
 
 impl Appliance {
-    async fn start(config: &Config, chains: Arc<Chains>, token: Token) -> Result<Self, Failure> {
+    async fn start(
+        config: &Config,
+        policy: (Arc<Chains>, Arc<InForce>),
+        token: Token,
+    ) -> Result<Self, Failure> {
         let environment = Environment::configured(config);
         environment
             .confirm(&token)
@@ -137,12 +157,12 @@ impl Appliance {
             tracing::warn!(orphans, "checks of a process that died were counted");
         }
         let parts = (token, store, keys);
-        Self::assemble(config, chains, parts, (metrics, membership, guard)).await
+        Self::assemble(config, policy, parts, (metrics, membership, guard)).await
     }
 
     async fn assemble(
         config: &Config,
-        chains: Arc<Chains>,
+        (chains, limits): (Arc<Chains>, Arc<InForce>),
         (token, store, keys): (Token, Store, Keys),
         (metrics, membership, guard): (Arc<Metrics>, Membership, Guard),
     ) -> Result<Self, Failure> {
@@ -170,6 +190,7 @@ impl Appliance {
             store: store.clone(),
             custody,
             policy: Policy::builtin(),
+            limits,
             instance: membership.instance(),
             membership: Arc::new(membership),
             lifetimes: Lifetimes {
@@ -232,6 +253,7 @@ impl Appliance {
             devices: Arc::new(Devices::new(Arc::clone(&self.steps), config.cooling_off)),
             show: Arc::new(Show::new(self.store.clone())),
             identity: Arc::new(identity),
+            limits: Arc::clone(&self.steps.limits),
             verifier: Arc::new(OwnerVerifier::new(
                 self.store.clone(),
                 config.audience.clone(),
@@ -262,12 +284,19 @@ impl Appliance {
         let api_listener = TcpListener::bind(config.api.listen).await?;
         let operator_listener = TcpListener::bind(config.operator.listen).await?;
         stop_on_signals(&shutdown)?;
-        let hangup = signal(SignalKind::hangup())?;
+        let hangup = || signal(SignalKind::hangup());
+        let (certificates, limits) = (hangup()?, hangup()?);
 
         let background = CancellationToken::new();
         let tasks = TaskTracker::new();
         let entrances = vec![Arc::clone(&api_entrance), Arc::clone(&operator_entrance)];
-        tasks.spawn(tls::watch(entrances, hangup, background.clone()));
+        tasks.spawn(tls::watch(entrances, certificates, background.clone()));
+        tasks.spawn(reload::limits(
+            Arc::clone(&self.steps.limits),
+            Arc::clone(&self.metrics),
+            limits,
+            background.clone(),
+        ));
         tasks.spawn(Arc::clone(&self.settlement).run(background.clone()));
         tasks.spawn(Arc::clone(&self.steps.membership).run(background.clone()));
         tasks.spawn(self.housekeeping(config.retention).run(background.clone()));

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::anchor::{AnchorTable, anchor};
 use super::identity::{IdentityTable, identity};
 use super::owners::{DevicesTable, GatewayJwtTable, cooling_off, gateway_jwt};
+use super::policy::{PolicyTable, policy};
 use super::retention::{RetentionTable, retention};
 use super::secret_file::{self, SecretFileError};
 use super::store::{StoreProblem, StoreTable};
@@ -46,6 +47,8 @@ struct File {
     chain: Vec<ChainTable>,
     #[serde(default)]
     mpc: MpcTable,
+    #[serde(default)]
+    policy: PolicyTable,
     #[serde(default)]
     retention: RetentionTable,
     #[serde(default)]
@@ -178,6 +181,7 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         store: Arc::new(checker.store(file.store)?),
         chains: checker.chains(file.chain, kind)?,
         mpc: checker.mpc(&file.mpc)?,
+        policy: policy(file.policy, checker.directory),
         retention: retention(&file.retention)
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
         anchor: anchor(file.anchor, checker.directory),

@@ -12,6 +12,7 @@ pub use self::code::{Code, Retry};
 use super::instance::name_instance;
 use crate::domain::InstanceTag;
 use crate::identity::owner::OwnerError;
+use crate::limits::Exceeded;
 use crate::service::Error;
 
 mod code;
@@ -116,6 +117,17 @@ impl ApiError {
         }
     }
 
+    /// 429: a profile or an owner makes too many requests of a kind.
+    fn rate_exceeded(exceeded: Exceeded, message: String) -> Self {
+        let Exceeded { rate, retry_after } = exceeded;
+        let (class, requests, seconds) = (rate.class.as_str(), rate.requests, rate.seconds);
+        Self {
+            retry_after: Some(u64::from(retry_after)),
+            ..Self::new(Code::RateLimitExceeded, message)
+                .details(format!("{class}: {requests} per {seconds}s"))
+        }
+    }
+
     /// 503: the client has too many requests in progress.
     #[must_use]
     pub fn overloaded() -> Self {
@@ -213,6 +225,7 @@ impl From<Error> for ApiError {
             Error::DeviceConflict(_) => Self::new(Code::DeviceConflict, message),
             Error::KeyQuarantined => Self::new(Code::KeyQuarantined, message),
             Error::KeyRefreshRequired => Self::new(Code::KeyRefreshRequired, message),
+            Error::RateLimited(exceeded) => Self::rate_exceeded(exceeded, message),
             Error::PolicyDenied => Self::new(Code::PolicyDenied, message),
             Error::ChainNotAllowed(_) => Self::new(Code::ChainNotAllowed, message),
             Error::PolicyChanged => Self::new(Code::PolicyChanged, message),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
 use super::error::{Body, Code};
-use super::{operator, routes};
+use super::{operator, rates, routes};
 
 pub mod header;
 pub mod text;
@@ -135,15 +135,32 @@ fn described(document: &utoipa::openapi::OpenApi, listener: &Listener) -> Map<St
         Value::Object(paths) => paths,
         _ => Map::new(),
     };
-    let operations = paths
-        .values_mut()
-        .filter_map(Value::as_object_mut)
-        .flat_map(Map::values_mut)
-        .filter_map(Value::as_object_mut);
-    for operation in operations {
-        complete(operation, listener);
+    for (path, methods) in &mut paths {
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            if let Some(operation) = operation.as_object_mut() {
+                complete(operation, listener);
+                limit(operation, &method.to_ascii_uppercase(), path);
+            }
+        }
     }
     paths
+}
+
+/// Adds to an operation whose number is limited what its answers say of that.
+fn limit(operation: &mut Map<String, Value>, method: &str, path: &str) {
+    let Some(class) = rates::class(method, path) else {
+        return;
+    };
+    operation.insert("x-rate-limit".to_owned(), json!(class.as_str()));
+    let responses = operation
+        .get_mut("responses")
+        .and_then(Value::as_object_mut);
+    for response in responses.into_iter().flat_map(Map::values_mut) {
+        for name in ["RateLimit-Policy", "RateLimit"] {
+            let header = json!({"$ref": format!("#/components/headers/{name}")});
+            set(response, "/headers", name, header);
+        }
+    }
 }
 
 /// Adds to an operation what follows from its listener, its security and its body.
@@ -325,6 +342,15 @@ fn shared_components() -> Value {
                 "schema": text("^[A-Za-z0-9_-]{398}$"),
                 "description": "The response key, signed by the identity key, signed by an offline root: \
                     `mpc/README.md` says byte by byte how.",
+            },
+            "RateLimit-Policy": {
+                "schema": text("^\"[a-z-]+\";q=[0-9]+;w=[0-9]+$"),
+                "description": "The rate that requests of this route count towards, as its operation's `x-rate-limit` \
+                    names it: at most `q` in any `w` seconds.",
+            },
+            "RateLimit": {
+                "schema": text("^\"[a-z-]+\";r=[0-9]+;t=[0-9]+$"),
+                "description": "What is left of it, where it was looked at: `r` requests, and one more after `t` seconds.",
             },
             "Retry-After": {
                 "schema": {"type": "integer", "minimum": 1},

@@ -10,9 +10,10 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::instance;
 use super::observe::observe;
-use super::quota;
+use super::{quota, rates};
 use crate::domain::InstanceTag;
 use crate::identity::owner::OwnerVerifier;
+use crate::limits::InForce;
 use crate::service::create_profile::CreateProfile;
 use crate::service::devices::Devices;
 use crate::service::identity_document::ShowIdentity;
@@ -44,6 +45,8 @@ pub struct Api {
     pub devices: Arc<Devices>,
     /// `GET /api/v1/mpc/identity`.
     pub identity: Arc<ShowIdentity>,
+    /// The limits whose use is told in answers.
+    pub limits: Arc<InForce>,
     /// Owner proofs.
     pub verifier: Arc<OwnerVerifier>,
     /// What the outside sees of this process.
@@ -78,6 +81,10 @@ pub fn router(api: Api) -> Router {
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::no_method())
         .layer(Extension(Arc::clone(&api.verifier)))
+        .layer(middleware::from_fn_with_state(
+            (Arc::clone(&api.limits), Arc::clone(&api.metrics)),
+            rates::tell,
+        ))
         .layer(middleware::from_fn(quota::admit))
         .layer(middleware::from_fn_with_state(
             api.instance.clone(),

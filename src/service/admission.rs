@@ -4,9 +4,11 @@ use super::Error;
 use super::once::Once;
 use super::steps::Steps;
 use crate::domain::{DeviceKeyId, InstanceId, OwnerId, ProfileId, SessionId, TenantId};
+use crate::gate::rates::{Metering, NotCounted};
 use crate::gate::{self, Permit};
 use crate::identity::owner::Owner;
 use crate::identity::replay::{NotSpent, RequestProof};
+use crate::limits::Exceeded;
 use crate::policy::Policy;
 use crate::sessions::conclude::change_key;
 use crate::sessions::{Arrival, Key, Lifetimes, Refusal, Session, lifecycle};
@@ -40,6 +42,8 @@ pub enum NotAdmitted {
     NotSpent(NotSpent),
     /// Its idempotency key was used for another request.
     Mismatch,
+    /// Too many were begun lately.
+    Rate(Exceeded),
 }
 
 impl From<NotSpent> for NotAdmitted {
@@ -56,6 +60,7 @@ impl From<NotAdmitted> for Error {
             NotAdmitted::Permit(reason) => reason.into(),
             NotAdmitted::NotSpent(reason) => reason.into(),
             NotAdmitted::Mismatch => Self::IdempotencyMismatch,
+            NotAdmitted::Rate(exceeded) => Self::RateLimited(exceeded),
         }
     }
 }
@@ -65,6 +70,15 @@ impl From<gate::NotPermitted> for CommitError<NotAdmitted> {
         match reason {
             gate::NotPermitted::Store(error) => Self::Store(error),
             other => Self::Refused(NotAdmitted::Permit(other)),
+        }
+    }
+}
+
+impl From<NotCounted> for CommitError<NotAdmitted> {
+    fn from(reason: NotCounted) -> Self {
+        match reason {
+            NotCounted::Exceeded(exceeded) => Self::Refused(NotAdmitted::Rate(exceeded)),
+            NotCounted::Store(error) => Self::Store(error),
         }
     }
 }
@@ -90,11 +104,13 @@ pub struct AdmitStep {
     instance: InstanceId,
     policy: Policy,
     lifetimes: Lifetimes,
+    /// Of a signature.
+    metering: Option<Metering>,
 }
 
 impl AdmitStep {
     /// The admission of `owner`'s message for a step of `session`: the step's number, from 1, and the
-    /// SHA-256 of the request body.
+    /// SHA-256 of the request body. The first step of what has a `metering` counts towards its rate.
     #[must_use]
     pub fn new(
         steps: &Steps,
@@ -102,6 +118,7 @@ impl AdmitStep {
         session: &SessionRow,
         (step, request_hash): (u8, [u8; 32]),
         once: Option<Once>,
+        metering: Option<Metering>,
     ) -> Self {
         Self {
             proof,
@@ -118,6 +135,7 @@ impl AdmitStep {
             instance: steps.instance,
             policy: steps.policy,
             lifetimes: steps.lifetimes,
+            metering,
         }
     }
 }
@@ -152,6 +170,7 @@ impl Operation for AdmitStep {
             }
             checked => checked.map_err(refuse)?,
         };
+        self.count(tx).await?;
         self.make_way(tx, &session).await?;
         let id = profile.profile_id;
         let locked = profiles::lock(tx, id, session.session_id, self.instance).await?;
@@ -200,6 +219,15 @@ impl AdmitStep {
                 Ok((session, profile))
             }
             _ => Err(CommitError::Refused(NotAdmitted::NotFound)),
+        }
+    }
+
+    /// One event is the admission of a session's first step, of each attempt: what is not admitted rolls it back.
+    async fn count(&self, tx: &mut Tx<'_>) -> Result<(), CommitError<NotAdmitted>> {
+        match &self.metering {
+            Some(metering) if self.step == 1 => Ok(metering.take(tx).await?),
+            Some(metering) => Ok(metering.show(tx).await?),
+            None => Ok(()),
         }
     }
 

@@ -13,12 +13,14 @@ use super::steps::{Admitted, Steps};
 use crate::clock;
 use crate::custody::Product;
 use crate::domain::{
-    Generation, IdempotencyKey, OwnerId, ProfileId, ProfileName, SessionId, SessionKind,
-    SessionState, Suspicion,
+    Generation, IdempotencyKey, OwnerId, ProfileId, ProfileName, RateClass, RateSubject, SessionId,
+    SessionKind, SessionState, Suspicion, TenantId,
 };
+use crate::gate::rates::Metering;
 use crate::gate::{self, Allowed};
 use crate::identity::owner::{Applicant, Owner};
 use crate::identity::replay::RequestProof;
+use crate::limits::Meter;
 use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
 use crate::sessions::{Arrival, Refusal, Session};
@@ -128,9 +130,10 @@ impl CreateProfile {
         applicant: Applicant,
         proof: RequestProof,
         first: First,
+        meter: Meter,
     ) -> Result<Reply, Error> {
         let this = Arc::clone(self);
-        let request = async move { this.round_1(applicant, proof, first).await };
+        let request = async move { this.round_1(applicant, proof, first, meter).await };
         self.steps.detached(request).await
     }
 
@@ -154,11 +157,13 @@ impl CreateProfile {
         applicant: Applicant,
         proof: RequestProof,
         first: First,
+        meter: Meter,
     ) -> Result<Reply, Error> {
         let key = first.idempotency_key.as_str().to_owned();
         if let Some(earlier) = self.earlier(&applicant, &first).await? {
             return Ok(earlier);
         }
+        let (owner_id, metering) = self.metering(&applicant, meter).await?;
         let binding = Binding {
             message_type: MessageType::Keygen1,
             tenant: applicant.tenant(),
@@ -192,6 +197,8 @@ impl CreateProfile {
             session_id,
             server_nonce,
             allowed,
+            owner_id,
+            metering,
         };
         let reply = self
             .steps
@@ -249,6 +256,7 @@ impl CreateProfile {
             &session,
             (step, next.body_hash),
             once,
+            None,
         );
         let address = self.address(next.profile_id).await?;
         let reply = self
@@ -284,6 +292,27 @@ impl CreateProfile {
             }
             _ => Err(Error::SessionLost),
         }
+    }
+
+    /// Where a key generation is counted, and for which owner: refused early if there is no room, and again inside the
+    /// operation.
+    async fn metering(
+        &self,
+        applicant: &Applicant,
+        meter: Meter,
+    ) -> Result<(OwnerId, Metering), Error> {
+        let (tenant, device) = (applicant.tenant(), applicant.device_key_id());
+        let mut reader = self.steps.store.reader().await?;
+        let known = devices::find(&mut reader, tenant, device).await?;
+        let owner_id = known.map_or_else(OwnerId::generate, |device| device.owner_id);
+        let subject = match applicant.subject() {
+            Some(user) => user_of(tenant, user),
+            None => RateSubject::Owner(owner_id),
+        };
+        let class = RateClass::KeyOperations;
+        let metering = Metering::new(&self.steps.limits, class, subject, meter);
+        metering.look(&mut reader).await?;
+        Ok((owner_id, metering))
     }
 
     async fn session(&self, owner: &Owner, next: &Next) -> Result<SessionRow, Error> {
@@ -323,6 +352,12 @@ fn scope<'a>(applicant: &'a Applicant, key: &'a IdempotencyKey) -> Scope<'a> {
         route: ROUTE,
         key,
     }
+}
+
+/// A user is one subject, whatever devices and owners they come with.
+fn user_of(tenant: &TenantId, user: &Subject) -> RateSubject {
+    let lp = countersign_mpc::lp::Lp::new("rate-user/1").str(tenant.as_str());
+    RateSubject::User(lp.str(&user.issuer).str(&user.subject).hash())
 }
 
 fn finish_1(admitted: &Admitted, product: Product) -> (Effect, Result<Reply, Error>) {
@@ -404,6 +439,10 @@ struct StartKeygen {
     session_id: SessionId,
     server_nonce: [u8; 32],
     allowed: Allowed,
+    /// The owner that the device speaks for, or the one that it will speak for.
+    owner_id: OwnerId,
+    /// Of the user, if a gateway vouches for one, or of that owner.
+    metering: Metering,
 }
 
 impl Operation for StartKeygen {
@@ -412,6 +451,10 @@ impl Operation for StartKeygen {
 
     fn key(&self) -> Key {
         Key::device(self.applicant.tenant(), self.applicant.device_key_id())
+    }
+
+    fn also(&self) -> Key {
+        self.metering.key()
     }
 
     async fn apply(
@@ -428,6 +471,7 @@ impl Operation for StartKeygen {
         let resource = session_id.to_string();
         idempotency::insert(tx, &scope, &self.body_hash, &resource, Kept::AsConfigured).await?;
         let owner_id = self.owner(tx).await?;
+        self.metering.take(tx).await?;
         let profile = NewProfile {
             profile_id: self.profile_id,
             tenant: self.applicant.tenant(),
@@ -476,6 +520,10 @@ impl StartKeygen {
             if known.revoked_at.is_some() || known.active_at > tx.now() {
                 return Err(CommitError::Refused(Error::SignatureInvalid));
             }
+            if subject.is_none() && known.owner_id != self.owner_id {
+                // Its owner was made meanwhile, by another request, and this one is to be counted with that.
+                return Err(CommitError::Refused(Refusal::Busy.into()));
+            }
             if let Some(subject) = subject {
                 bind(tx, known.owner_id, subject).await?;
             }
@@ -484,7 +532,7 @@ impl StartKeygen {
         let now = tx.now();
         let row = DeviceRow {
             device_key_id: device.clone(),
-            owner_id: OwnerId::generate(),
+            owner_id: self.owner_id,
             public_key: *self.applicant.public_key(),
             name: FIRST_DEVICE.to_owned(),
             created_at: now,

@@ -12,13 +12,19 @@ use super::Error;
 use super::show::owned_profile;
 use super::steps::Steps;
 use crate::clock::{self, Timestamp};
-use crate::domain::{DeviceKeyId, DeviceName, IdempotencyKey, ProfileId, SessionId};
+use crate::domain::{
+    DeviceKeyId, DeviceName, IdempotencyKey, ProfileId, RateClass, RateSubject, SessionId,
+};
+use crate::gate::rates::Metering;
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
+use crate::limits::Meter;
 use crate::sessions::lifecycle;
 use crate::store::devices::DeviceRow;
 use crate::store::idempotency::{self, Kept, Scope};
-use crate::store::{AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, devices, sessions};
+use crate::store::{
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Tx, devices, sessions,
+};
 
 const ENROL: &str = "POST /api/v1/profiles/:id/devices";
 const REVOKE: &str = "POST /api/v1/profiles/:id/devices/:keyId/revoke";
@@ -47,6 +53,8 @@ pub struct Change {
     pub idempotency_key: IdempotencyKey,
     /// SHA-256 of the body.
     pub body_hash: [u8; 32],
+    /// What is told how many more there may be.
+    pub meter: Meter,
 }
 
 /// The use case.
@@ -90,14 +98,16 @@ impl Devices {
             return Ok(earlier);
         }
         self.check(&owner, &change, &presented)?;
+        let metering = self.metering(&change);
         let operation = Enrol {
             owner,
             proof,
             change,
             presented,
             cooling_off: self.cooling_off,
+            metering,
         };
-        Ok(self.steps.store.commit(operation).await?.into_inner())
+        self.steps.store.commit(operation).await?.into_inner()
     }
 
     /// Revokes a device, and gives up what it had begun.
@@ -120,17 +130,25 @@ impl Devices {
             };
         }
         let device = device.ok_or(Error::DeviceNotFound)?;
+        let metering = self.metering(&change);
         let operation = Revoke {
             owner,
             proof,
             change,
             device,
+            metering,
         };
-        let (revoked, sessions) = self.steps.store.commit(operation).await?.into_inner();
+        let (revoked, sessions) = self.steps.store.commit(operation).await?.into_inner()?;
         for session in sessions {
             self.steps.custody.forget(session);
         }
         Ok(revoked)
+    }
+
+    fn metering(&self, change: &Change) -> Metering {
+        let subject = RateSubject::Profile(change.profile_id);
+        let (class, meter) = (RateClass::KeyOperations, change.meter.clone());
+        Metering::new(&self.steps.limits, class, subject, meter)
     }
 
     /// What the same request made before; the profile is the owner's.
@@ -206,6 +224,23 @@ async fn look_again(
     Ok(devices::standing(tx, owner.owner_id()).await?)
 }
 
+/// The end of a request that is refused after it was counted: it has written nothing else, and the count stays.
+fn refused<T>(
+    change: &Change,
+    error: Error,
+) -> Result<(Result<T, Error>, AuditRecord), CommitError<Error>> {
+    match error {
+        error @ (Error::DeviceConflict(_) | Error::DeviceNotFound) => {
+            let record = AuditRecord::done(AuditEvent::RequestRefused)
+                .outcome(AuditOutcome::Denied)
+                .profile(change.profile_id)
+                .detail(error.to_string());
+            Ok((Err(error), record))
+        }
+        other => Err(CommitError::Refused(other)),
+    }
+}
+
 /// Remembers what a request did to a device.
 async fn remember(
     tx: &mut Tx<'_>,
@@ -225,22 +260,34 @@ struct Enrol {
     change: Change,
     presented: Presented,
     cooling_off: i64,
+    metering: Metering,
 }
 
 impl Operation for Enrol {
-    type Output = DeviceRow;
+    /// A request that is refused once it counts is counted.
+    type Output = Result<DeviceRow, Error>;
     type Refusal = Error;
 
     fn key(&self) -> Key {
         Key::owner(self.owner.owner_id())
     }
 
+    fn also(&self) -> Key {
+        self.metering.key()
+    }
+
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
-    ) -> Result<(DeviceRow, AuditRecord), CommitError<Error>> {
+    ) -> Result<(Self::Output, AuditRecord), CommitError<Error>> {
         self.proof.spend(tx).await?;
-        let device = self.enrol(tx).await.map_err(CommitError::Refused)?;
+        let devices = look_again(tx, &self.owner, &self.change, ENROL).await;
+        let devices = devices.map_err(CommitError::Refused)?;
+        self.metering.take(tx).await?;
+        let device = match self.enrol(tx, &devices).await {
+            Ok(device) => device,
+            Err(error) => return refused(&self.change, error),
+        };
         let record = AuditRecord::done(AuditEvent::DeviceEnrolled)
             .profile(self.change.profile_id)
             .detail(format!(
@@ -250,14 +297,13 @@ impl Operation for Enrol {
                 self.owner.device_key_id(),
                 device.active_at.as_seconds()
             ));
-        Ok((device, record))
+        Ok((Ok(device), record))
     }
 }
 
 impl Enrol {
-    async fn enrol(&self, tx: &mut Tx<'_>) -> Result<DeviceRow, Error> {
+    async fn enrol(&self, tx: &mut Tx<'_>, devices: &[DeviceRow]) -> Result<DeviceRow, Error> {
         let owner = &self.owner;
-        let devices = look_again(tx, owner, &self.change, ENROL).await?;
         if devices.len() >= MAX_DEVICES {
             return Err(Error::DeviceConflict(
                 "the owner has as many devices as there may be: revoke one first",
@@ -292,14 +338,20 @@ struct Revoke {
     proof: RequestProof,
     change: Change,
     device: DeviceKeyId,
+    metering: Metering,
 }
 
 impl Operation for Revoke {
-    type Output = (DeviceRow, Vec<SessionId>);
+    /// A request that is refused once it counts is counted.
+    type Output = Result<(DeviceRow, Vec<SessionId>), Error>;
     type Refusal = Error;
 
     fn key(&self) -> Key {
         Key::owner(self.owner.owner_id())
+    }
+
+    fn also(&self) -> Key {
+        self.metering.key()
     }
 
     async fn apply(
@@ -307,7 +359,13 @@ impl Operation for Revoke {
         tx: &mut Tx<'_>,
     ) -> Result<(Self::Output, AuditRecord), CommitError<Error>> {
         self.proof.spend(tx).await?;
-        let (device, sessions) = self.revoke(tx).await.map_err(CommitError::Refused)?;
+        let devices = look_again(tx, &self.owner, &self.change, REVOKE).await;
+        let devices = devices.map_err(CommitError::Refused)?;
+        self.metering.take(tx).await?;
+        let (device, sessions) = match self.revoke(tx, &devices).await {
+            Ok(revoked) => revoked,
+            Err(error) => return refused(&self.change, error),
+        };
         let record = AuditRecord::done(AuditEvent::DeviceRevoked)
             .profile(self.change.profile_id)
             .detail(format!(
@@ -316,14 +374,17 @@ impl Operation for Revoke {
                 self.owner.device_key_id(),
                 sessions.len()
             ));
-        Ok(((device, sessions), record))
+        Ok((Ok((device, sessions)), record))
     }
 }
 
 impl Revoke {
-    async fn revoke(&self, tx: &mut Tx<'_>) -> Result<(DeviceRow, Vec<SessionId>), Error> {
+    async fn revoke(
+        &self,
+        tx: &mut Tx<'_>,
+        devices: &[DeviceRow],
+    ) -> Result<(DeviceRow, Vec<SessionId>), Error> {
         let owner = &self.owner;
-        let devices = look_again(tx, owner, &self.change, REVOKE).await?;
         let now = tx.now();
         let mut found = devices::find(tx, owner.tenant(), &self.device)
             .await?

@@ -2,7 +2,9 @@
 
 use crate::domain::InstanceId;
 use crate::gate::NotPermitted;
+use crate::gate::rates::NotCounted;
 use crate::identity::replay::NotSpent;
+use crate::limits::Exceeded;
 use crate::sessions::Refusal;
 use crate::store::{CommitError, StoreError};
 
@@ -42,6 +44,9 @@ pub enum Error {
     /// The key signs nothing until it is rotated.
     #[error("the key must be rotated before it signs again")]
     KeyRefreshRequired,
+    /// Too many requests of this kind were made lately.
+    #[error("too many {}", .0.rate.class.requests())]
+    RateLimited(Exceeded),
     /// Policy said no.
     #[error("policy does not allow this")]
     PolicyDenied,
@@ -129,6 +134,24 @@ impl<R: Into<Self>> From<CommitError<R>> for Error {
 impl From<std::convert::Infallible> for Error {
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
+    }
+}
+
+impl From<NotCounted> for Error {
+    fn from(reason: NotCounted) -> Self {
+        match reason {
+            NotCounted::Exceeded(exceeded) => Self::RateLimited(exceeded),
+            NotCounted::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<NotCounted> for CommitError<Error> {
+    fn from(reason: NotCounted) -> Self {
+        match reason {
+            NotCounted::Exceeded(exceeded) => Self::Refused(Error::RateLimited(exceeded)),
+            NotCounted::Store(error) => Self::Store(error),
+        }
     }
 }
 

@@ -14,12 +14,14 @@ use crate::chain::{
 };
 use crate::clock::{self, Timestamp};
 use crate::domain::{
-    DecisionId, Generation, IdempotencyKey, InstanceId, ProfileId, ProfileState, SessionId,
-    SessionKind, SessionState, TransactionId,
+    DecisionId, Generation, IdempotencyKey, InstanceId, ProfileId, ProfileState, RateClass,
+    RateSubject, SessionId, SessionKind, SessionState, TransactionId,
 };
+use crate::gate::rates::Metering;
 use crate::gate::{self, Allowed, Denied};
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
+use crate::limits::Meter;
 use crate::policy::{Action, ChainFacts, DenyReason, Facts};
 use crate::sessions::{self, Refusal};
 use crate::store::idempotency::{self, Kept, Scope};
@@ -47,6 +49,8 @@ pub struct Request {
     pub idempotency_key: IdempotencyKey,
     /// SHA-256 of the body.
     pub body_hash: [u8; 32],
+    /// What is told how many more there may be.
+    pub meter: Meter,
 }
 
 /// A transaction that waits for its signature.
@@ -103,35 +107,35 @@ impl PrepareTransaction {
         if let Some(earlier) = self.earlier(&owner, &request).await? {
             return Ok(earlier);
         }
-        let (allowed, proof) = self.judge(&profile, &request, proof).await?;
-        let chain_id = request.transaction.chain_id;
-        let node = self
-            .chains
-            .node(chain_id)
-            .ok_or(Error::ChainNotAllowed(chain_id))?;
-        let preparation = node
-            .prepare(Address::from(address), &request.transaction)
-            .await
-            .map_err(|error| node_error(chain_id, error))?;
-        let terms = self
-            .fees
-            .terms(&request.transaction, &preparation)
-            .map_err(fee_error)?;
+        let (id, meter) = (profile.profile_id, request.meter.clone());
+        let subject = RateSubject::Profile(id);
+        let metering = Metering::new(&self.steps.limits, RateClass::Transactions, subject, meter);
+        // A flood is not passed on to the chain's node.
+        metering.look(&mut self.steps.store.reader().await?).await?;
+        let Weighed {
+            allowed,
+            terms,
+            lowest_nonce,
+        } = match self.weigh(id, address, &request).await {
+            Ok(weighed) => weighed,
+            Err(refused) => return Err(self.refuse(id, proof, metering, refused).await),
+        };
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let operation = Prepare {
             owner,
             proof,
+            metering,
             request,
             address,
             terms,
-            lowest_nonce: preparation.nonce,
+            lowest_nonce,
             server_nonce,
             allowed,
             instance: self.steps.instance,
             session_seconds: self.steps.lifetimes.session,
         };
-        Ok(self.steps.store.commit(operation).await?.into_inner())
+        self.steps.store.commit(operation).await?.into_inner()
     }
 
     async fn profile(&self, owner: &Owner, request: &Request) -> Result<ProfileRow, Error> {
@@ -164,13 +168,13 @@ impl PrepareTransaction {
         prepared(&session, &transaction).map(Some)
     }
 
-    /// Judges the request; a denial is recorded.
-    async fn judge(
+    /// What policy, the chain's node and the fee policy say.
+    async fn weigh(
         &self,
-        profile: &ProfileRow,
+        profile: ProfileId,
+        address: [u8; 20],
         request: &Request,
-        proof: RequestProof,
-    ) -> Result<(Allowed, RequestProof), Error> {
+    ) -> Result<Weighed, Refused> {
         let chain_id = request.transaction.chain_id;
         let facts = Facts {
             action: Action::PrepareTransaction,
@@ -178,21 +182,88 @@ impl PrepareTransaction {
             chain: Some(chain_facts(&self.chains, &self.steps.store, chain_id)),
         };
         let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
-        match gate::judge(&self.steps.policy, &facts, profile.profile_id, expires_at) {
-            Ok(allowed) => Ok((allowed, proof)),
-            Err(denied) => {
-                let reason = denied.reason;
-                let profile_id = profile.profile_id;
-                let record = RecordDenial {
-                    proof,
-                    denied,
-                    profile_id,
-                };
-                self.steps.store.commit(record).await?.into_inner();
-                Err(denial(reason, chain_id))
-            }
+        let allowed =
+            gate::judge(&self.steps.policy, &facts, profile, expires_at).map_err(|denied| {
+                Refused {
+                    error: denial(denied.reason, chain_id),
+                    denied: Some(denied),
+                }
+            })?;
+        let node = self
+            .chains
+            .node(chain_id)
+            .ok_or(Error::ChainNotAllowed(chain_id))?;
+        let preparation = node
+            .prepare(Address::from(address), &request.transaction)
+            .await
+            .map_err(|error| node_error(chain_id, error))?;
+        let terms = self
+            .fees
+            .terms(&request.transaction, &preparation)
+            .map_err(fee_error)?;
+        Ok(Weighed {
+            allowed,
+            terms,
+            lowest_nonce: preparation.nonce,
+        })
+    }
+
+    /// Records that a request was refused, and counts it; why it was.
+    async fn refuse(
+        &self,
+        profile_id: ProfileId,
+        proof: RequestProof,
+        metering: Metering,
+        refused: Refused,
+    ) -> Error {
+        let Refused { error, denied } = refused;
+        let record = RecordRefusal {
+            proof,
+            metering,
+            denied,
+            profile_id,
+            record: refusal(profile_id, &error),
+        };
+        match self.steps.store.commit(record).await {
+            Ok(_recorded) => error,
+            Err(unrecorded) => unrecorded.into(),
         }
     }
+}
+
+/// A request that may be carried out, and on which terms.
+struct Weighed {
+    allowed: Allowed,
+    terms: Terms,
+    lowest_nonce: u64,
+}
+
+/// A request that may not, or cannot.
+struct Refused {
+    error: Error,
+    /// The denial, if policy said no.
+    denied: Option<Box<Denied>>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        let denied = None;
+        Self { error, denied }
+    }
+}
+
+/// What is recorded of a request that was refused after it was counted. The error's own text may be a node's.
+fn refusal(profile: ProfileId, error: &Error) -> AuditRecord {
+    let (outcome, why) = match error {
+        Error::ChainUnavailable => (AuditOutcome::Failed, "the chain's node"),
+        Error::PolicyDenied => (AuditOutcome::Denied, "the fees"),
+        Error::StateConflict { .. } => (AuditOutcome::Denied, "too many wait"),
+        _ => (AuditOutcome::Denied, "not well formed"),
+    };
+    AuditRecord::done(AuditEvent::RequestRefused)
+        .outcome(outcome)
+        .profile(profile)
+        .detail(format!("transaction: {why}"))
 }
 
 /// What policy may know of a chain.
@@ -272,6 +343,7 @@ fn prepared(session: &SessionRow, transaction: &TransactionRow) -> Result<Prepar
 struct Prepare {
     owner: Owner,
     proof: RequestProof,
+    metering: Metering,
     request: Request,
     address: [u8; 20],
     terms: Terms,
@@ -283,7 +355,8 @@ struct Prepare {
 }
 
 impl Operation for Prepare {
-    type Output = Prepared;
+    /// A request that is refused once it counts is counted.
+    type Output = Result<Prepared, Error>;
     type Refusal = Error;
 
     fn key(&self) -> Key {
@@ -293,10 +366,19 @@ impl Operation for Prepare {
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
-    ) -> Result<(Prepared, AuditRecord), CommitError<Error>> {
+    ) -> Result<(Self::Output, AuditRecord), CommitError<Error>> {
         self.proof.spend(tx).await?;
         let generation = self.check(tx).await.map_err(CommitError::Refused)?;
-        let unsigned = self.build(tx).await.map_err(CommitError::Refused)?;
+        self.metering.take(tx).await?;
+        let unsigned = match self.build(tx).await {
+            Ok(unsigned) => unsigned,
+            Err(error @ Error::StoreUnavailable(_)) => return Err(CommitError::Refused(error)),
+            // Nothing else is written yet.
+            Err(error) => {
+                let record = refusal(self.request.profile_id, &error);
+                return Ok((Err(error), record));
+            }
+        };
         let session = SessionRow {
             session_id: SessionId::generate(),
             kind: SessionKind::Sign,
@@ -343,7 +425,7 @@ impl Operation for Prepare {
                 hex::encode(transaction.digest)
             ));
         let prepared = prepared(&session, &transaction).map_err(CommitError::Refused)?;
-        Ok((prepared, record))
+        Ok((Ok(prepared), record))
     }
 }
 
@@ -359,18 +441,18 @@ impl Prepare {
             .ok_or(Error::ProfileNotFound)?;
         sessions::usable(&profile)?;
         ready_address(&profile, self.request.generation)?;
-        let waiting = crate::store::sessions::count_created(tx, profile.profile_id).await?;
+        Ok(profile.generation)
+    }
+
+    /// The transaction with the lowest nonce that no living transaction of ours holds.
+    async fn build(&self, tx: &mut Tx<'_>) -> Result<Unsigned1559, Error> {
+        let waiting = crate::store::sessions::count_created(tx, self.request.profile_id).await?;
         if waiting >= MAX_WAITING {
             return Err(Error::StateConflict {
                 message: "too many prepared transactions wait for their signature",
                 again: true,
             });
         }
-        Ok(profile.generation)
-    }
-
-    /// The transaction with the lowest nonce that no living transaction of ours holds.
-    async fn build(&self, tx: &mut Tx<'_>) -> Result<Unsigned1559, Error> {
         let chain_id = self.request.transaction.chain_id;
         let settled = transactions::highest_settled(tx, chain_id, &self.address).await?;
         if settled.is_some_and(|settled| settled >= self.lowest_nonce) {
@@ -396,14 +478,16 @@ impl Prepare {
     }
 }
 
-/// Records a denial.
-struct RecordDenial {
+/// Records that a request was refused before its operation, and counts it.
+struct RecordRefusal {
     proof: RequestProof,
-    denied: Box<Denied>,
+    metering: Metering,
+    denied: Option<Box<Denied>>,
     profile_id: ProfileId,
+    record: AuditRecord,
 }
 
-impl Operation for RecordDenial {
+impl Operation for RecordRefusal {
     type Output = ();
     type Refusal = Error;
 
@@ -416,11 +500,15 @@ impl Operation for RecordDenial {
         tx: &mut Tx<'_>,
     ) -> Result<((), AuditRecord), CommitError<Self::Refusal>> {
         self.proof.spend(tx).await?;
-        self.denied.record(tx).await?;
+        self.metering.take(tx).await?;
+        let Some(denied) = &self.denied else {
+            return Ok(((), self.record.clone()));
+        };
+        denied.record(tx).await?;
         let record = AuditRecord::done(AuditEvent::TransactionDenied)
             .outcome(AuditOutcome::Denied)
             .profile(self.profile_id)
-            .detail(self.denied.rules());
+            .detail(denied.rules());
         Ok(((), record))
     }
 }

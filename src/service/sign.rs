@@ -19,12 +19,14 @@ use crate::chain::{Chains, Unsigned1559};
 use crate::clock::{self, Timestamp};
 use crate::custody::Product;
 use crate::domain::{
-    DeviceKeyId, IdempotencyKey, InstanceId, OwnerId, ProfileId, SessionId, SessionKind,
-    SessionState, Suspicion, TenantId,
+    DeviceKeyId, IdempotencyKey, InstanceId, OwnerId, ProfileId, RateClass, RateSubject, SessionId,
+    SessionKind, SessionState, Suspicion, TenantId,
 };
 use crate::gate;
+use crate::gate::rates::Metering;
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
+use crate::limits::Meter;
 use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
 use crate::sessions::{self, Arrival, Fresh, Refusal, Session};
@@ -119,13 +121,20 @@ impl Sign {
         owner: Owner,
         proof: RequestProof,
         round: Round,
+        meter: Meter,
     ) -> Result<Reply, Error> {
         let this = Arc::clone(self);
-        let request = async move { this.take(owner, proof, round).await };
+        let request = async move { this.take(owner, proof, round, meter).await };
         self.steps.detached(request).await
     }
 
-    async fn take(&self, owner: Owner, proof: RequestProof, round: Round) -> Result<Reply, Error> {
+    async fn take(
+        &self,
+        owner: Owner,
+        proof: RequestProof,
+        round: Round,
+        meter: Meter,
+    ) -> Result<Reply, Error> {
         let (session, profile) = self.session(&owner, round.session_id).await?;
         let once = Once::of(
             &owner,
@@ -146,6 +155,7 @@ impl Sign {
         sessions::usable(&profile)?;
         let said = round_of(SessionKind::Sign, &round.message);
         let (message_type, step) = said.unwrap_or((MessageType::Sign1, 1));
+        let metering = self.metering(&session, step, meter).await?;
         // Refused early, and again inside the operation. What looks busy may be about to be concluded:
         // the operation stands behind that conclusion and knows. A wallet contradicts itself only by a message that
         // opens.
@@ -161,6 +171,7 @@ impl Sign {
             &session,
             (step, round.body_hash),
             once,
+            Some(metering),
         );
         let made = self
             .steps
@@ -177,6 +188,23 @@ impl Sign {
             Err(error @ Error::StateConflict { .. }) => self.meanwhile(&owner, &round, error).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// Where a signature that is begun is counted: refused early if there is no room, and again inside the operation.
+    async fn metering(
+        &self,
+        session: &SessionRow,
+        step: u8,
+        meter: Meter,
+    ) -> Result<Metering, Error> {
+        let subject = RateSubject::Profile(session.profile_id);
+        let metering = Metering::new(&self.steps.limits, RateClass::Signing, subject, meter);
+        // Another message of a session that was begun is a repetition, or contradicts the first: it begins nothing.
+        if step == 1 && session.state == SessionState::Created {
+            let mut reader = self.steps.store.reader().await?;
+            metering.look(&mut reader).await?;
+        }
+        Ok(metering)
     }
 
     /// The identical request may have been concluded while this one stood behind it: then its answer is

@@ -17,6 +17,7 @@ use super::running::{Entered, Running};
 use super::turns::{Turn, Turns};
 use crate::custody::{Custody, Failure, Message, Product, Verdict};
 use crate::domain::{InstanceId, OperationId, SessionId, SessionKind, SessionState, Suspicion};
+use crate::limits::InForce;
 use crate::policy::Policy;
 use crate::sessions::conclude::{Conclude, Effect, Gone};
 use crate::sessions::lifecycle::{Left, Orphan};
@@ -47,6 +48,8 @@ pub struct Steps {
     pub custody: Arc<Custody>,
     /// The rules.
     pub policy: Policy,
+    /// How much there may be of what they allow.
+    pub limits: Arc<InForce>,
     /// This process.
     pub instance: InstanceId,
     /// Its place among the processes of this database.

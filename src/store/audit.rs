@@ -26,6 +26,8 @@ pub enum AuditEvent {
     TransactionPrepared,
     /// A transaction was refused by policy.
     TransactionDenied,
+    /// A request that counts towards its rate was refused for another reason than policy.
+    RequestRefused,
     /// A signing session started its next attempt.
     SessionRestarted,
     /// A transaction was signed.
@@ -73,6 +75,7 @@ impl AuditEvent {
             Self::KeygenAbandoned => "keygen_abandoned",
             Self::TransactionPrepared => "transaction_prepared",
             Self::TransactionDenied => "transaction_denied",
+            Self::RequestRefused => "request_refused",
             Self::SessionRestarted => "session_restarted",
             Self::TransactionSigned => "transaction_signed",
             Self::TransactionSettled => "transaction_settled",

@@ -3,7 +3,7 @@
 use super::engine::{Connection, Row, Value};
 use super::{AuditRecord, CommitError, StoreError, time};
 use crate::clock::{self, Timestamp};
-use crate::domain::{DeviceKeyId, OperationId, OwnerId, ProfileId, TenantId};
+use crate::domain::{DeviceKeyId, OperationId, OwnerId, ProfileId, RateSubject, TenantId};
 
 /// What an operation concerns. Operations with the same key exclude each other and run in the order in
 /// which they were handed over; whatever an operation reads and then relies on belongs to its key.
@@ -32,6 +32,16 @@ impl Key {
     #[must_use]
     pub fn owner(id: OwnerId) -> Self {
         Self::hash(&["owner", &id.to_string()])
+    }
+
+    /// The log of a subject's requests.
+    #[must_use]
+    pub fn rate(subject: RateSubject) -> Self {
+        match subject {
+            RateSubject::Profile(id) => Self::profile(id),
+            RateSubject::Owner(id) => Self::owner(id),
+            RateSubject::User(_) => Self::hash(&[&subject.to_text()]),
+        }
     }
 
     /// A device that has no profile yet.
@@ -168,7 +178,10 @@ impl<'a> Tx<'a> {
     }
 
     /// The time of the database server, which all processes of it share; ours where there is no server.
-    pub(super) async fn server_clock(&mut self) -> Result<Timestamp, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn server_clock(&mut self) -> Result<Timestamp, StoreError> {
         let theirs = self.connection.server_clock().await?;
         Ok(theirs.map_or_else(clock::now, time))
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::engine::{Connection, EngineError, Row, Value};
+use super::engine::{Connection, EngineError, Row, Value, postgres};
 use super::health::Health;
-use super::{Location, Reads, StoreError};
+use super::{Location, Reads, StoreError, time};
+use crate::clock::{self, Timestamp};
 
 /// Longest wait for a connection that others use.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -66,6 +67,21 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// The time of the database server, which all processes of it share; ours where there is no server.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn server_clock(&mut self) -> Result<Timestamp, StoreError> {
+        match *self.location {
+            Location::Sqlite(_) => Ok(clock::now()),
+            Location::Postgres(_) => {
+                let row = self.query_one(postgres::CLOCK, &[]).await?;
+                let row = row.ok_or(EngineError::Gone)?;
+                row.of("clock").int("now").map(time)
+            }
+        }
+    }
+
     async fn ask(
         &mut self,
         sql: &'static str,

@@ -45,16 +45,19 @@ pub enum Aged {
     Denials,
     /// Nonces of requests that cannot come again.
     Nonces,
+    /// Requests that no rate counts any more.
+    RateEvents,
 }
 
 impl Aged {
     /// Everything, in an order in which nothing is left that refers to what is gone.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Idempotency,
         Self::Sessions,
         Self::Steps,
         Self::Denials,
         Self::Nonces,
+        Self::RateEvents,
     ];
 
     /// What is older than this goes.
@@ -65,7 +68,7 @@ impl Aged {
             Self::Steps => retention.steps,
             Self::Denials => retention.denials,
             // Their rows say themselves until when they are kept.
-            Self::Nonces => 0,
+            Self::Nonces | Self::RateEvents => 0,
         };
         now.plus_seconds(seconds.saturating_neg())
     }
@@ -100,6 +103,7 @@ impl Upkeep for Prune {
             Aged::Steps => vec![(AgedTable::Steps, steps(tx, before).await?)],
             Aged::Denials => vec![(AgedTable::Decisions, denials(tx, before).await?)],
             Aged::Nonces => vec![(AgedTable::Nonces, nonces(tx, before).await?)],
+            Aged::RateEvents => vec![(AgedTable::RateEvents, rate_events(tx, before).await?)],
         };
         Ok(Some(deleted))
     }
@@ -119,6 +123,15 @@ async fn nonces(tx: &mut Tx<'_>, before: Timestamp) -> Result<u64, StoreError> {
     tx.execute(
         "DELETE FROM request_nonces WHERE expires_at <= (SELECT MAX(expires_at) FROM \
          (SELECT expires_at FROM request_nonces WHERE expires_at < $1 ORDER BY expires_at LIMIT 2000) AS oldest)",
+        values![before.as_micros()],
+    )
+    .await
+}
+
+async fn rate_events(tx: &mut Tx<'_>, before: Timestamp) -> Result<u64, StoreError> {
+    tx.execute(
+        "DELETE FROM rate_events WHERE expires_at <= (SELECT MAX(expires_at) FROM \
+         (SELECT expires_at FROM rate_events WHERE expires_at < $1 ORDER BY expires_at LIMIT 2000) AS oldest)",
         values![before.as_micros()],
     )
     .await
@@ -221,14 +234,15 @@ async fn sessions(tx: &mut Tx<'_>, before: Timestamp) -> Result<Deleted, StoreEr
 /// [`StoreError`] when the database fails.
 pub async fn oldest(
     reads: &mut impl Reads,
-) -> Result<[(AgedTable, Option<Timestamp>); 5], StoreError> {
+) -> Result<[(AgedTable, Option<Timestamp>); 6], StoreError> {
     let row = reads
         .query_one(
             "SELECT (SELECT MIN(created_at) FROM idempotency WHERE spend = 0), \
              (SELECT updated_at FROM sessions WHERE state IN ('aborted', 'expired') ORDER BY updated_at LIMIT 1), \
              (SELECT started_at FROM steps ORDER BY permit_id LIMIT 1), \
              (SELECT created_at FROM decisions WHERE outcome = 'denied' ORDER BY created_at LIMIT 1), \
-             (SELECT MIN(expires_at) FROM request_nonces)",
+             (SELECT MIN(expires_at) FROM request_nonces), \
+             (SELECT MIN(expires_at) FROM rate_events)",
             &[],
         )
         .await?;
@@ -243,5 +257,6 @@ pub async fn oldest(
         next(AgedTable::Steps)?,
         next(AgedTable::Decisions)?,
         next(AgedTable::Nonces)?,
+        next(AgedTable::RateEvents)?,
     ])
 }

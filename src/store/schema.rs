@@ -49,6 +49,7 @@ const MIGRATIONS: &[Migration] = migrations![
     5 "identity" "0005_identity.sql",
     6 "bans" "0006_bans.sql",
     7 "key_states" "0007_key_states.sql",
+    8 "limits" "0008_limits.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

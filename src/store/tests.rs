@@ -57,6 +57,7 @@ mod chain_tests;
 mod instances_tests;
 mod lost_answer;
 mod plans;
+mod rates_tests;
 mod replay_tests;
 mod retention_tests;
 mod states_tests;

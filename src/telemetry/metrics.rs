@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use crate::clock::Timestamp;
-use crate::domain::{EnvironmentKind, SessionKind};
+use crate::domain::{EnvironmentKind, RateClass, SessionKind};
 
 /// Upper bounds of every latency histogram, in seconds: 100 µs to 10 s.
 const BUCKETS: &[f64] = &[
@@ -91,6 +91,8 @@ labels! {
         Transactions => "transactions",
         /// Nonces of signed requests.
         Nonces => "request_nonces",
+        /// Requests that count towards a rate.
+        RateEvents => "rate_events",
     }
     /// One of the two listeners.
     ListenerName {
@@ -292,6 +294,10 @@ metrics! {
     connections_refused: IntCounterVec = "countersign_connections_refused_total" ["listener", "reason"];
     /// Requests turned away because their client sends too many.
     throttled: IntCounterVec = "countersign_requests_throttled_total" ["listener", "reason"];
+    /// Requests refused because a profile or an owner made too many of their kind.
+    rate_exceeded: IntCounterVec = "countersign_rate_limit_exceeded_total" ["class"];
+    /// Reloads of the limits' file.
+    limits_reloads: IntCounterVec = "countersign_limits_reloads_total" ["result"];
 }
 
 impl Metrics {
@@ -440,6 +446,20 @@ impl Metrics {
     pub fn connection_refused(&self, listener: ListenerName, reason: ConnectionRefusal) {
         self.connections_refused
             .with_label_values(&[listener.as_str(), reason.as_str()])
+            .inc();
+    }
+
+    /// A request exceeded the rate of its class.
+    pub fn rate_exceeded(&self, class: RateClass) {
+        self.rate_exceeded
+            .with_label_values(&[class.as_str()])
+            .inc();
+    }
+
+    /// A reload of the limits ended.
+    pub fn limits_reload(&self, result: Reload) {
+        self.limits_reloads
+            .with_label_values(&[result.as_str()])
             .inc();
     }
 

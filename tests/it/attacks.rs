@@ -19,7 +19,7 @@ type Attack = (
 
 const ROTATION: Option<&str> = Some("comes with key rotation");
 const BACKUP: Option<&str> = Some("comes with backups");
-const SECOND_FACTOR: Option<&str> = Some("comes with limits and the second factor");
+const SECOND_FACTOR: Option<&str> = Some("comes with the second factor");
 const BATCH: Option<&str> = Some("comes with batches");
 
 const ATTACKS: [Attack; 43] = [
@@ -117,12 +117,7 @@ const ATTACKS: [Attack; 43] = [
         None,
         SECOND_FACTOR,
     ),
-    (
-        "a25",
-        "rate limits raced or gone around",
-        None,
-        SECOND_FACTOR,
-    ),
+    ("a25", "rate limits raced or gone around", None, None),
     (
         "a26",
         "a policy that changes between verdict and signature",

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::a01_probing::fifty_at_once;
 use crate::front_door::instance_of;
+use crate::rates;
 use crate::sessions::join_all;
 use crate::support::signing::{json_of, refusal, signed};
 use crate::support::trap::Trap;
@@ -80,6 +81,30 @@ async fn a07_a_second_message_sent_to_two_instances_runs_once() {
         }
         assert_eq!(sum([&one, &two], SECOND_STEPS).await, before + 1.0);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a25_rate() {
+    let node = Node::start().await;
+    let mut one = Appliance::init_on_postgres(&node.url());
+    one.limit(&rates::rates(&rates::TEN[1..]));
+    one.serve().await;
+    let two = one.another().await;
+    let wallet = wallet_of(&one, &node, "w").await;
+    rates::fifty_at_once(&[&one, &two], &wallet).await;
+    let other = wallet_of(&one, &node, "other").await;
+    assert_eq!(rates::prepare(&two, &other).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a25_rate_of_signatures_on_two_instances() {
+    let node = Node::start().await;
+    let mut one = Appliance::init_on_postgres(&node.url());
+    one.limit(&rates::rates(&rates::TEN[..1]));
+    one.serve().await;
+    let two = one.another().await;
+    let wallet = wallet_of(&one, &node, "w").await;
+    rates::starts_at_once(&[&one, &two], &wallet).await;
 }
 
 const SECOND_STEPS: &str = r#"countersign_mpc_steps_total{result="done",step="sign_2"}"#;

@@ -45,6 +45,7 @@ mod mutated;
 mod outages;
 mod owner_proof;
 mod postgres;
+mod rates;
 mod replay;
 mod repository;
 mod revocation;

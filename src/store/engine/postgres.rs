@@ -20,6 +20,10 @@ const ANSWER: Duration = Duration::from_secs(8);
 pub(super) const STANDING_DEVICE: &str = "SELECT device_key_id FROM devices \
      WHERE tenant = $1 AND device_key_id = $2 AND revoked_at IS NULL FOR SHARE";
 
+/// The server's time, in microseconds: now, not the beginning of the transaction.
+pub(in crate::store) const CLOCK: &str =
+    "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
+
 /// A table by its name.
 pub(super) const TABLE: &str = "SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = current_schema() AND CAST(tablename AS TEXT) = $1";
 
@@ -144,8 +148,7 @@ impl Connection {
 
     /// Now, not the beginning of the transaction.
     pub(super) async fn server_clock(&mut self) -> Result<i64, EngineError> {
-        let sql = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)";
-        let row = self.query(sql, &[]).await?.into_iter().next();
+        let row = self.query(CLOCK, &[]).await?.into_iter().next();
         let now = row.ok_or(EngineError::Gone)?.of("clock").int("now");
         now.map_err(|_| EngineError::Gone)
     }

@@ -103,6 +103,14 @@ impl Past<'_> {
         self.database.tamper(&sql).await;
     }
 
+    /// A request that stopped being remembered `age` hours ago.
+    async fn event(&self, id: u8, age: i64) {
+        let until = crate::clock::now().plus_seconds(-age * HOUR).as_micros();
+        let sql =
+            format!("INSERT INTO rate_events VALUES ('signing', 's', {until}, 'o', {id}, {until})");
+        self.database.tamper(&sql).await;
+    }
+
     fn zero(&self) -> &'static str {
         match *self.database.location() {
             Location::Sqlite(_) => "zeroblob",
@@ -144,9 +152,12 @@ async fn old_rows_go_and_what_is_still_asked_for_stays(database: Database) {
     past.key(3, 1, 10_000).await;
     past.nonce(1, 1).await;
     past.nonce(2, -1).await;
+    past.event(1, 1).await;
+    past.event(2, -1).await;
 
     assert_eq!(prune(&store, Aged::Idempotency).await, [1]);
     assert_eq!(prune(&store, Aged::Nonces).await, [1]);
+    assert_eq!(prune(&store, Aged::RateEvents).await, [1]);
     // Two sessions, each with its transaction, its decision and its step.
     assert_eq!(prune(&store, Aged::Sessions).await, [8]);
     assert_eq!(prune(&store, Aged::Denials).await, [1]);

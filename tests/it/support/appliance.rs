@@ -67,6 +67,14 @@ impl SoftToken {
     }
 }
 
+/// Rates that no test reaches.
+const NO_LIMITS: &str = "[rates]\n\
+    signing = { requests = 100000, seconds = 60 }\n\
+    key-operations = { requests = 100000, seconds = 60 }\n\
+    backup = { requests = 100000, seconds = 60 }\n\
+    transactions = { requests = 100000, seconds = 60 }\n\
+    reconcile = { requests = 100000, seconds = 60 }\n";
+
 /// An initialised environment and, while it is started, the process that serves it.
 pub(crate) struct Appliance {
     directory: Arc<TempDir>,
@@ -93,10 +101,16 @@ impl Appliance {
 
     /// As [`Appliance::start`], on PostgreSQL, whatever the others run on.
     pub(crate) async fn start_on_postgres(node: &Node) -> Self {
-        let storage = |directory: &Path| Storage::Postgres(Box::new(OwnDatabase::make(directory)));
-        let mut appliance = Self::init_on(&node.url(), storage);
+        let mut appliance = Self::init_on_postgres(&node.url());
         appliance.serve().await;
         appliance
+    }
+
+    /// As [`Appliance::init`], on PostgreSQL, whatever the others run on.
+    pub(crate) fn init_on_postgres(url: &str) -> Self {
+        Self::init_on(url, |directory| {
+            Storage::Postgres(Box::new(OwnDatabase::make(directory)))
+        })
     }
 
     /// One more instance of this environment: the same token, database and wallets, with listeners of its own. Serves.
@@ -177,9 +191,13 @@ impl Appliance {
             storage: Arc::new(storage),
             process: None,
         };
-        // Tests ask faster than the gateways of one tenant; those that test the limit set it.
-        appliance
-            .configure(|config| config.replace("[api]\n", "[api]\nrequests_per_second = 10000\n"));
+        // Tests ask faster than the gateways of one tenant, and their few wallets faster than anybody's; those that
+        // test a limit set it.
+        appliance.configure(|config| {
+            config.replace("[api]\n", "[api]\nrequests_per_second = 10000\n")
+                + "\n[policy]\nlimits_file = \"limits.toml\"\n"
+        });
+        appliance.limit(NO_LIMITS);
         appliance
     }
 
@@ -258,6 +276,11 @@ impl Appliance {
             .status()
             .unwrap();
         assert!(status.success());
+    }
+
+    /// Writes its limits: they count from its start, or from the next SIGHUP.
+    pub(crate) fn limit(&self, limits: &str) {
+        std::fs::write(self.environment().join("limits.toml"), limits).unwrap();
     }
 
     /// Changes its configuration, before it is started.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,6 +12,7 @@ use crate::domain::SessionId;
 use crate::http::error::{ApiError, Code};
 use crate::http::extract::Owned;
 use crate::http::openapi::{header, text};
+use crate::limits::Meter;
 use crate::service::Error;
 use crate::service::sealed::SealedText;
 use crate::service::sign::{Reply, Round, Sign};
@@ -134,6 +135,7 @@ pub(crate) enum Finished {
 )]
 pub(crate) async fn handle(
     State(service): State<Arc<Sign>>,
+    Extension(meter): Extension<Meter>,
     owned: Owned<Request, LIMIT>,
 ) -> Result<(StatusCode, Json<Response>), ApiError> {
     let session_id =
@@ -147,7 +149,9 @@ pub(crate) async fn handle(
                 idempotency_key: owned.idempotency_key,
             };
             Ok(answer(
-                service.round(owned.owner, owned.proof, round).await?,
+                service
+                    .round(owned.owner, owned.proof, round, meter)
+                    .await?,
             ))
         }
         (None, true) => {

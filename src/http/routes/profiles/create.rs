@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,6 +12,7 @@ use crate::domain::{ProfileId, ProfileName, SessionId};
 use crate::http::error::{ApiError, Code};
 use crate::http::extract::Signed;
 use crate::http::openapi::{header, text};
+use crate::limits::Meter;
 use crate::service::create_profile::{CreateProfile, First, Next, Reply};
 use crate::service::sealed::SealedText;
 
@@ -124,6 +125,7 @@ pub(crate) struct Response {
 )]
 pub(crate) async fn handle(
     State(service): State<Arc<CreateProfile>>,
+    Extension(meter): Extension<Meter>,
     signed: Signed<Request, LIMIT>,
 ) -> Result<(StatusCode, Json<Response>), ApiError> {
     let share = &signed.value.client_share;
@@ -135,7 +137,8 @@ pub(crate) async fn handle(
             ..
         } => {
             let signer = signed.applicant(&share.public_key, &share.key_id).await?;
-            service.start(signer.0, signer.1, first(signed)?).await?
+            let first = first(signed)?;
+            service.start(signer.0, signer.1, first, meter).await?
         }
         Request {
             name: None,

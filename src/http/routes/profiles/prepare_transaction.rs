@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,6 +13,7 @@ use crate::http::error::{ApiError, Code};
 use crate::http::extract::{Owned, PathId};
 use crate::http::openapi::{header, text};
 use crate::http::routes::SMALL;
+use crate::limits::Meter;
 use crate::service::Error;
 use crate::service::prepare_transaction::{PrepareTransaction, Prepared};
 
@@ -128,6 +129,7 @@ pub(crate) struct UnsignedTransaction {
 )]
 pub(crate) async fn handle(
     State(service): State<Arc<PrepareTransaction>>,
+    Extension(meter): Extension<Meter>,
     PathId(id): PathId,
     owned: Owned<Request, SMALL>,
 ) -> Result<Json<Response>, ApiError> {
@@ -152,6 +154,7 @@ pub(crate) async fn handle(
             .idempotency_key
             .ok_or_else(|| ApiError::invalid("Idempotency-Key is required"))?,
         body_hash: owned.body_hash,
+        meter,
     };
     let prepared = service.prepare(owned.owner, owned.proof, request).await?;
     Ok(Json(response(prepared)))

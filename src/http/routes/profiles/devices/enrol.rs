@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use countersign_mpc::owner_proof::PublicKey;
@@ -17,6 +17,7 @@ use crate::http::error::{ApiError, Code};
 use crate::http::extract::{Owned, PathId};
 use crate::http::openapi::{header, text};
 use crate::http::routes::SMALL;
+use crate::limits::Meter;
 use crate::service::Error;
 use crate::service::devices::{Change, Devices, Presented};
 
@@ -80,6 +81,7 @@ struct Proof {
 )]
 pub(crate) async fn handle(
     State(service): State<Arc<Devices>>,
+    Extension(meter): Extension<Meter>,
     PathId(id): PathId,
     owned: Owned<Request, SMALL>,
 ) -> Result<(StatusCode, Json<Device>), ApiError> {
@@ -87,6 +89,7 @@ pub(crate) async fn handle(
         profile_id: ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?,
         idempotency_key: owned.required_key()?,
         body_hash: owned.body_hash,
+        meter,
     };
     let presented = presented(&owned.value)?;
     let enrolled = service

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -13,6 +13,7 @@ use crate::http::error::{ApiError, Code};
 use crate::http::extract::{Owned, PathIds};
 use crate::http::openapi::{header, text};
 use crate::http::routes::SMALL;
+use crate::limits::Meter;
 use crate::service::Error;
 use crate::service::devices::{Change, Devices};
 
@@ -46,6 +47,7 @@ pub(crate) struct Request {}
 )]
 pub(crate) async fn handle(
     State(service): State<Arc<Devices>>,
+    Extension(meter): Extension<Meter>,
     PathIds([id, key_id]): PathIds<2>,
     owned: Owned<Request, SMALL>,
 ) -> Result<Json<Device>, ApiError> {
@@ -53,6 +55,7 @@ pub(crate) async fn handle(
         profile_id: ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?,
         idempotency_key: owned.required_key()?,
         body_hash: owned.body_hash,
+        meter,
     };
     // What is no key id is the id of no device.
     let device = DeviceKeyId::parse(&key_id).ok();
