@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 targets=(kg1 kg2 kg3 sg1 sg2 kg1_reply kg2_reply kg3_reply sg1_reply
-    envelope owner_proof answer_proof identity device_key token body transaction offer)
+    envelope owner_proof answer_proof identity device_key token body transaction calls offer)
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
 again=''

@@ -35,6 +35,8 @@ suite() { # name command...
 xcheck() {
     cargo run --quiet --locked --manifest-path tests/xcheck/Cargo.toml --target-dir "$(target_dir)/xcheck" -- \
         target/xcheck/vectors.jsonl 512
+    cargo run --quiet --locked --manifest-path tests/xcheck/Cargo.toml --target-dir "$(target_dir)/xcheck" -- \
+        target/xcheck/calls.jsonl 512
 }
 
 # The service unit keeps its hardening: exposure at most 1.5 of 10.
@@ -52,7 +54,7 @@ on_postgres() {
         -E 'not test(/^(repository|attacks|postgres|copy|gateway|instances|support)::/)'
 }
 
-rm -f target/xcheck/vectors.jsonl
+rm -f target/xcheck/vectors.jsonl target/xcheck/calls.jsonl
 suite "setup: what is missing" scripts/setup.sh softhsm peers postgres programs cargo-tools
 suite "format" cargo fmt --all --check
 suite "dependencies: licences, sources, bans, advisories" scripts/deny.sh

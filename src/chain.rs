@@ -6,6 +6,7 @@
 //! INVARIANT: everything but [`Node`] is pure. What a node says is never trusted with the chain id, the transaction
 //! hash or an unbounded fee (`protocol.md` A29).
 
+pub mod calls;
 mod fees;
 mod node;
 mod refusal;

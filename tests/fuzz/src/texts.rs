@@ -5,6 +5,7 @@
 
 use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_primitives::{Address, Bytes, TxKind, U256};
+use countersign::chain::calls::decode;
 use countersign::chain::{RequestFields, TransactionRequest, Unsigned1559};
 use countersign::identity::jwt::GatewayJwt;
 use countersign_client::api::Prepared;
@@ -39,13 +40,14 @@ pub fn named(name: &str) -> Option<Box<dyn FnMut(&[u8]) + Send>> {
         "token" => Box::new(token_target()),
         "body" => Box::new(body),
         "transaction" => Box::new(transaction_target()),
+        "calls" => Box::new(calls_target()),
         "offer" => Box::new(offer_target()),
         _ => return None,
     })
 }
 
 /// Their names.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "envelope",
     "owner_proof",
     "answer_proof",
@@ -54,6 +56,7 @@ pub const NAMES: [&str; 9] = [
     "token",
     "body",
     "transaction",
+    "calls",
     "offer",
 ];
 
@@ -411,6 +414,54 @@ fn transaction_target() -> impl FnMut(&[u8]) {
         };
         if let Ok(request) = TransactionRequest::parse(&fields) {
             assert_eq!(request.value.to_string(), *value, "two spellings");
+        }
+    }
+}
+
+/// Call data that policy reads: a transfer, and calls in calls.
+fn calls_target() -> impl FnMut(&[u8]) {
+    let word = |number: u8| [&[0; 31][..], &[number]].concat();
+    let transfer = [&[0xa9, 0x05, 0x9c, 0xbb][..], &word(7), &word(9)].concat();
+    let padded = [&word(68)[..], &transfer, &[0; 28]].concat();
+    let multicall = [
+        &[0xac, 0x96, 0x50, 0xd8][..],
+        &word(32),
+        &word(1),
+        &word(32),
+        &padded,
+    ]
+    .concat();
+    let of_safe: Vec<u8> = [
+        &[0x6a, 0x76, 0x12, 0x02][..],
+        &[word(1), word(0)].concat(),
+        &[&word(0)[..30], &[1, 64]].concat(),
+        &[word(0), word(0), word(0), word(0), word(0), word(0)].concat(),
+        &[&word(0)[..30], &[1, 192]].concat(),
+        &padded,
+        &word(0),
+    ]
+    .concat();
+    let to = Some(Address::repeat_byte(0x70));
+    let kinds = |data: &[u8]| -> Vec<&str> {
+        let calls = decode(to, U256::ZERO, data);
+        calls.iter().map(|call| call.what.kind()).collect()
+    };
+    assert_eq!(kinds(&transfer), ["erc20-transfer"]);
+    assert_eq!(kinds(&multicall), ["multicall", "erc20-transfer"]);
+    assert_eq!(kinds(&of_safe), ["safe-transaction", "erc20-transfer"]);
+    let read = decode(to, U256::ZERO, &transfer);
+    move |program| {
+        let mut input = Input(program);
+        let honest = match input.byte() % 3 {
+            0 => &transfer,
+            1 => &multicall,
+            _ => &of_safe,
+        };
+        let altered = edit(honest, &mut input);
+        let calls = decode(to, U256::ZERO, &altered);
+        assert!(!calls.is_empty() && calls.len() <= 128);
+        if altered != transfer {
+            assert_ne!(calls, read, "two spellings");
         }
     }
 }
