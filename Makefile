@@ -14,7 +14,7 @@ demo: ## create a wallet and see a transaction mined on a local node; leaves not
 
 bench: ## measure the protocol, the token and the whole server (optimised build, then about ten minutes)
 	@scripts/setup.sh softhsm peers postgres programs
-	scripts/with-postgres.sh cargo bench --workspace --locked --bench signature --bench envelope --bench server --bench store
+	scripts/with-postgres.sh cargo bench --workspace --locked --bench signature --bench envelope --bench decision --bench server --bench store
 
 TIME = 600
 fuzz: ## fuzz everything that comes from outside, for TIME seconds in all (default 600; TARGETS="sg1 body" for some)

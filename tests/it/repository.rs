@@ -35,13 +35,14 @@ const ALLOWED: [(&str, &[&str]); 15] = [
 const LEAVES: [&str; 3] = ["domain", "clock", "telemetry"];
 
 /// Crates that only one place may name.
-const CONFINED: [(&str, &[&str]); 6] = [
+const CONFINED: [(&str, &[&str]); 7] = [
     ("axum", &["src/http"]),
     ("utoipa_axum", &["src/http"]),
     ("rusqlite", &["src/store"]),
     ("sqlx", &["src/store"]),
     ("cryptoki", &["hsm"]),
     ("dkls23", &["mpc"]),
+    ("cedar_policy", &["policy"]),
 ];
 
 fn root() -> &'static Path {
@@ -184,7 +185,7 @@ fn modules_use_each_other_in_one_direction() {
 #[test]
 fn confined_crates_stay_in_their_place() {
     let mut wrong = Vec::new();
-    for folder in ["src", "hsm/src", "mpc/src", "client/src"] {
+    for folder in ["src", "hsm/src", "mpc/src", "client/src", "policy/src"] {
         for file in product(folder) {
             let code = code(&file);
             for (name, places) in CONFINED {
@@ -246,6 +247,7 @@ fn paths_in_documents_exist() {
         "mpc/",
         "hsm/",
         "client/",
+        "policy/",
         "tests/",
         "scripts/",
         "softhsm/",
@@ -312,7 +314,7 @@ fn commands_in_documents_exist() {
 
 #[test]
 fn tests_that_security_md_names_exist() {
-    let sources: String = ["src", "tests", "mpc", "hsm", "client"]
+    let sources: String = ["src", "tests", "mpc", "hsm", "client", "policy"]
         .iter()
         .flat_map(|folder| files(folder, "rs"))
         .map(|file| text(&file))
