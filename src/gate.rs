@@ -39,7 +39,7 @@ pub mod rates;
 
 use crate::clock::Timestamp;
 use crate::domain::{ChainHead, DecisionId, OperationId, OtSetup, ProfileId};
-use crate::policy::{DenyReason, Facts, Policy};
+use crate::policy::{Facts, Policy, Reason};
 use crate::store::decisions::{self, DecisionRow};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
@@ -56,8 +56,10 @@ pub struct Allowed {
 /// A request that policy denied.
 #[must_use = "a denial is recorded"]
 pub struct Denied {
-    /// Why, as the client may know it.
-    pub reason: DenyReason,
+    /// Why.
+    pub reason: Reason,
+    /// The chain that was asked for, if one was.
+    pub chain: Option<u64>,
     decision: DecisionRow,
 }
 
@@ -71,20 +73,25 @@ pub fn judge(
     profile: ProfileId,
     expires_at: Timestamp,
 ) -> Result<Allowed, Box<Denied>> {
-    let verdict = policy.judge(facts);
+    let bundle = policy.current();
+    let verdict = bundle.decide(facts);
     let decision = DecisionRow {
         decision_id: DecisionId::generate(),
         profile_id: profile,
-        action: facts.action.as_str(),
+        action: facts.asked.action(),
         allowed: verdict.denied.is_none(),
         rules: verdict.rules.join(","),
-        bundle_hash: *policy.bundle_hash(),
+        bundle_hash: *bundle.hash(),
         inputs_hash: facts.hash(),
         expires_at,
     };
     match verdict.denied {
         None => Ok(Allowed { decision }),
-        Some(reason) => Err(Box::new(Denied { reason, decision })),
+        Some(reason) => Err(Box::new(Denied {
+            reason,
+            chain: facts.asked.chain().map(|chain| chain.id),
+            decision,
+        })),
     }
 }
 
@@ -108,10 +115,10 @@ impl Denied {
         decisions::insert(tx, &self.decision).await
     }
 
-    /// The ids of the rules that denied.
+    /// Reason and rules, for the audit record.
     #[must_use]
-    pub fn rules(&self) -> &str {
-        &self.decision.rules
+    pub fn detail(&self) -> String {
+        format!("{}: {}", self.reason.as_str(), self.decision.rules)
     }
 }
 
@@ -219,7 +226,7 @@ pub async fn permit(
         .await?
         .filter(|decision| decision.allowed)
         .ok_or(NotPermitted::NoDecision)?;
-    if decision.bundle_hash != *policy.bundle_hash() {
+    if decision.bundle_hash != *policy.current().hash() {
         return Err(NotPermitted::PolicyChanged);
     }
     if decision.expires_at <= tx.now() {

@@ -3,12 +3,15 @@
 pub mod admission;
 pub mod anchoring;
 pub mod create_profile;
+pub mod denial;
 pub mod devices;
 pub mod error;
+pub(crate) mod facts;
 pub mod housekeeping;
 pub mod identity_document;
 pub mod instances;
 pub mod once;
+pub mod policy_files;
 pub mod prepare_transaction;
 pub mod reload;
 pub mod replies;

@@ -12,6 +12,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::{Chain, Config, Listener};
 use crate::http::tls::Trust;
 use crate::limits::{InForce, Rate};
+use crate::service::policy_files;
 use crate::store::{Store, StoreError};
 
 /// A certificate that expires sooner is reported.
@@ -63,6 +64,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     for (name, listener) in [("api", &config.api), ("operator", &config.operator)] {
         report.add(&format!("{name} certificates"), certificates(listener));
     }
+    report.add("policy", policy(&config));
     match token::open(&config.hsm) {
         Ok(token) => {
             check_token(&mut report, &config, &token).await;
@@ -102,6 +104,15 @@ fn limits(config: &Config) -> Result<String, Failure> {
         format!("; above the usual: {}", raised.join(", "))
     };
     Ok(format!("{origin}: {}{above}", rates.join(", ")))
+}
+
+fn policy(config: &Config) -> Result<String, Failure> {
+    let bundle = policy_files::load(config.policy.directory.as_deref())?;
+    let (version, rules) = (bundle.version(), bundle.rules().count());
+    Ok(format!(
+        "version {version}, {rules} rules, {}",
+        hex::encode(bundle.hash())
+    ))
 }
 
 fn certificates(listener: &Listener) -> Result<String, Failure> {

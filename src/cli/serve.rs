@@ -1,12 +1,13 @@
 //! `countersignd serve`: puts the parts together and runs them until SIGTERM or SIGINT.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_hsm::{KekId, KekName, Purpose, SigningKeyId, Token};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +32,7 @@ use crate::service::devices::Devices;
 use crate::service::housekeeping::Housekeeping;
 use crate::service::identity_document::ShowIdentity;
 use crate::service::instances::Membership;
+use crate::service::policy_files;
 use crate::service::prepare_transaction::PrepareTransaction;
 use crate::service::reload;
 use crate::service::retention::Pruner;
@@ -80,9 +82,11 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
         .collect();
     let chains = Arc::new(Chains::new(nodes, NodeLimits::default())?);
     let limits = Arc::new(limits(&config)?);
+    let directory = config.policy.directory.as_deref();
+    let policy = Policy::new(policy_files::load(directory).map_err(Failure::usage)?);
     let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
     let result = async {
-        let parts = (chains, limits);
+        let parts = (chains, policy, limits);
         let appliance = Appliance::start(&config, parts, token.clone()).await?;
         appliance.serve(config).await
     };
@@ -129,7 +133,7 @@ struct Appliance {
 impl Appliance {
     async fn start(
         config: &Config,
-        policy: (Arc<Chains>, Arc<InForce>),
+        rules: (Arc<Chains>, Policy, Arc<InForce>),
         token: Token,
     ) -> Result<Self, Failure> {
         let environment = Environment::configured(config);
@@ -157,12 +161,12 @@ impl Appliance {
             tracing::warn!(orphans, "checks of a process that died were counted");
         }
         let parts = (token, store, keys);
-        Self::assemble(config, policy, parts, (metrics, membership, guard)).await
+        Self::assemble(config, rules, parts, (metrics, membership, guard)).await
     }
 
     async fn assemble(
         config: &Config,
-        (chains, limits): (Arc<Chains>, Arc<InForce>),
+        (chains, policy, limits): (Arc<Chains>, Policy, Arc<InForce>),
         (token, store, keys): (Token, Store, Keys),
         (metrics, membership, guard): (Arc<Metrics>, Membership, Guard),
     ) -> Result<Self, Failure> {
@@ -189,7 +193,7 @@ impl Appliance {
         let steps = Arc::new(Steps {
             store: store.clone(),
             custody,
-            policy: Policy::builtin(),
+            policy,
             limits,
             instance: membership.instance(),
             membership: Arc::new(membership),
@@ -285,18 +289,18 @@ impl Appliance {
         let operator_listener = TcpListener::bind(config.operator.listen).await?;
         stop_on_signals(&shutdown)?;
         let hangup = || signal(SignalKind::hangup());
-        let (certificates, limits) = (hangup()?, hangup()?);
+        let (certificates, limits, rules) = (hangup()?, hangup()?, hangup()?);
 
         let background = CancellationToken::new();
         let tasks = TaskTracker::new();
         let entrances = vec![Arc::clone(&api_entrance), Arc::clone(&operator_entrance)];
         tasks.spawn(tls::watch(entrances, certificates, background.clone()));
-        tasks.spawn(reload::limits(
-            Arc::clone(&self.steps.limits),
-            Arc::clone(&self.metrics),
-            limits,
-            background.clone(),
-        ));
+        self.follow_policy(
+            &tasks,
+            config.policy.directory,
+            [rules, limits],
+            &background,
+        );
         tasks.spawn(Arc::clone(&self.settlement).run(background.clone()));
         tasks.spawn(Arc::clone(&self.steps.membership).run(background.clone()));
         tasks.spawn(self.housekeeping(config.retention).run(background.clone()));
@@ -345,6 +349,22 @@ impl Appliance {
         drained.map_err(|_| NotDrained)?;
         tracing::info!("stopped");
         Ok(())
+    }
+
+    /// Loads rules and limits again, each on a signal of its own.
+    fn follow_policy(
+        &self,
+        tasks: &TaskTracker,
+        directory: Option<PathBuf>,
+        [rules, limits]: [Signal; 2],
+        stop: &CancellationToken,
+    ) {
+        let metrics = || Arc::clone(&self.metrics);
+        let policy = self.steps.policy.clone();
+        let watch = policy_files::watch(policy, directory, metrics(), rules, stop.clone());
+        tasks.spawn(watch);
+        let in_force = Arc::clone(&self.steps.limits);
+        tasks.spawn(reload::limits(in_force, metrics(), limits, stop.clone()));
     }
 
     fn housekeeping(&self, retention: Retention) -> Housekeeping {

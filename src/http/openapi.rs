@@ -116,6 +116,8 @@ pub fn document() -> Value {
         set(&mut document, "/components", kind, components.clone());
     }
     describe_codes(&mut document);
+    // Whether maps keep an order of their own depends on what else is in the dependency tree.
+    document.sort_all_objects();
     document
 }
 

@@ -7,7 +7,7 @@ use countersign_mpc::owner_proof::{
     Algorithm, Claim, OwnerProofError, PublicKey, RequestParts, parse,
 };
 
-use super::certificate::ClientIdentity;
+use super::certificate::{ClientIdentity, Role};
 use super::jwt::{GatewayJwt, JwtError};
 use super::replay::{NotEntered, RequestProof, Seen};
 use crate::clock::{self, Timestamp};
@@ -75,6 +75,8 @@ pub struct Owner {
     device_key_id: DeviceKeyId,
     tenant: TenantId,
     certificate_spki: [u8; 32],
+    role: Role,
+    enrolled_at: Timestamp,
 }
 
 impl Owner {
@@ -101,6 +103,18 @@ impl Owner {
     pub const fn certificate_spki(&self) -> &[u8; 32] {
         &self.certificate_spki
     }
+
+    /// The role of the client certificate.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// When the device was enrolled.
+    #[must_use]
+    pub const fn enrolled_at(&self) -> Timestamp {
+        self.enrolled_at
+    }
 }
 
 /// Somebody who has proven to hold a device key and wants to become an owner, or is one already.
@@ -111,6 +125,8 @@ pub struct Applicant {
     tenant: TenantId,
     certificate_spki: [u8; 32],
     subject: Option<Subject>,
+    role: Role,
+    enrolled_at: Option<Timestamp>,
 }
 
 impl Applicant {
@@ -142,6 +158,18 @@ impl Applicant {
     #[must_use]
     pub const fn certificate_spki(&self) -> &[u8; 32] {
         &self.certificate_spki
+    }
+
+    /// The role of the client certificate.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// When the device was enrolled, if it was.
+    #[must_use]
+    pub const fn enrolled_at(&self) -> Option<Timestamp> {
+        self.enrolled_at
     }
 }
 
@@ -228,6 +256,8 @@ impl OwnerVerifier {
             device_key_id,
             tenant: tenant.clone(),
             certificate_spki: *client.spki_sha256(),
+            role: client.role(),
+            enrolled_at: device.created_at,
         };
         Ok((owner, proof))
     }
@@ -267,7 +297,8 @@ impl OwnerVerifier {
             return Err(OwnerError::OtherSubject);
         }
         self.enter(&device_key_id, &claim, now)?;
-        let enrolled_in = known.map(|_| tenant.clone());
+        let enrolled_at = known.map(|device| device.created_at);
+        let enrolled_in = enrolled_at.map(|_| tenant.clone());
         let proof = RequestProof::new(device_key_id.clone(), claim.nonce, enrolled_in);
         let applicant = Applicant {
             device_key_id,
@@ -275,6 +306,8 @@ impl OwnerVerifier {
             tenant: tenant.clone(),
             certificate_spki: *client.spki_sha256(),
             subject,
+            role: client.role(),
+            enrolled_at,
         };
         Ok((applicant, proof))
     }

@@ -133,7 +133,7 @@ impl AdmitStep {
             step,
             request_hash,
             instance: steps.instance,
-            policy: steps.policy,
+            policy: steps.policy.clone(),
             lifetimes: steps.lifetimes,
             metering,
         }

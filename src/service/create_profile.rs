@@ -6,6 +6,7 @@ use countersign_mpc::envelope::MessageType;
 
 use super::Error;
 use super::admission::{Admission, AdmitStep, NotAdmitted};
+use super::facts;
 use super::once::Once;
 use super::replies::Replies;
 use super::sealed::{Binding, Opener, SealedText, in_session, round_of};
@@ -21,7 +22,6 @@ use crate::gate::{self, Allowed};
 use crate::identity::owner::{Applicant, Owner};
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
-use crate::policy::{Action, Facts};
 use crate::sessions::conclude::Effect;
 use crate::sessions::{Arrival, Refusal, Session};
 use crate::store::devices::{DeviceRow, Subject};
@@ -175,14 +175,8 @@ impl CreateProfile {
         };
         let message = self.opener.open(binding, &first.message).await?;
         let (profile_id, session_id) = (ProfileId::generate(), SessionId::generate());
-        let facts = Facts {
-            action: Action::CreateProfile,
-            by_owner: true,
-            chain: None,
-        };
-        let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
-        let allowed = gate::judge(&self.steps.policy, &facts, profile_id, expires_at)
-            .map_err(|_| Error::PolicyDenied)?;
+        let of = (profile_id, owner_id);
+        let (allowed, proof) = self.judge(&applicant, proof, of, &metering).await?;
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let body_hash = first.body_hash;
@@ -212,6 +206,31 @@ impl CreateProfile {
             .await?;
         self.remember(&reply, body_hash);
         Ok(reply)
+    }
+
+    /// Judges the first request; a denial is recorded.
+    async fn judge(
+        &self,
+        applicant: &Applicant,
+        proof: RequestProof,
+        (profile_id, owner_id): (ProfileId, OwnerId),
+        metering: &Metering,
+    ) -> Result<(Allowed, RequestProof), Error> {
+        let kind = self.steps.store.environment_kind();
+        let facts = facts::of_applicant(applicant, owner_id, profile_id, kind);
+        let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
+        match self.steps.judge(&facts, profile_id, expires_at) {
+            Ok(allowed) => Ok((allowed, proof)),
+            Err(denied) => {
+                let key = Key::device(applicant.tenant(), applicant.device_key_id());
+                let event = AuditEvent::KeygenDenied;
+                let metering = Some(metering.clone());
+                Err(self
+                    .steps
+                    .deny(denied, (proof, profile_id), (event, key), metering)
+                    .await)
+            }
+        }
     }
 
     async fn next_round(

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use alloy_primitives::Address;
 
-use super::Error;
+use super::denial::told;
 use super::steps::Steps;
+use super::{Error, facts};
 use crate::chain::{
     Chains, FeePolicy, FeeRefusal, Terms, TransactionRequest, Unsigned1559, UnsignedFields,
 };
@@ -18,19 +19,18 @@ use crate::domain::{
     RateSubject, SessionId, SessionKind, SessionState, TransactionId,
 };
 use crate::gate::rates::Metering;
-use crate::gate::{self, Allowed, Denied};
+use crate::gate::{Allowed, Denied};
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
-use crate::policy::{Action, ChainFacts, DenyReason, Facts};
+use crate::policy::Asked;
 use crate::sessions::{self, Refusal};
 use crate::store::idempotency::{self, Kept, Scope};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::{TransactionRow, TransactionState};
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Store, Tx, profiles,
-    transactions,
+    AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Tx, profiles, transactions,
 };
 
 const ROUTE: &str = "POST /api/v1/profiles/:id/transactions";
@@ -116,7 +116,7 @@ impl PrepareTransaction {
             allowed,
             terms,
             lowest_nonce,
-        } = match self.weigh(id, address, &request).await {
+        } = match self.weigh(&owner, &profile, address, &request).await {
             Ok(weighed) => weighed,
             Err(refused) => return Err(self.refuse(id, proof, metering, refused).await),
         };
@@ -171,24 +171,24 @@ impl PrepareTransaction {
     /// What policy, the chain's node and the fee policy say.
     async fn weigh(
         &self,
-        profile: ProfileId,
+        owner: &Owner,
+        profile: &ProfileRow,
         address: [u8; 20],
         request: &Request,
     ) -> Result<Weighed, Refused> {
         let chain_id = request.transaction.chain_id;
-        let facts = Facts {
-            action: Action::PrepareTransaction,
-            by_owner: true,
-            chain: Some(chain_facts(&self.chains, &self.steps.store, chain_id)),
-        };
+        let asked = &request.transaction;
+        let kind = self.steps.store.environment_kind();
+        let chain = facts::of_chain(&self.chains, kind, chain_id);
+        let content = facts::of_transaction(chain, Some(asked.to), asked.value, &asked.data);
+        let asked = Asked::PrepareTransaction(Box::new(content));
+        let facts = facts::of_owner(owner, profile, kind, asked);
         let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
-        let allowed =
-            gate::judge(&self.steps.policy, &facts, profile, expires_at).map_err(|denied| {
-                Refused {
-                    error: denial(denied.reason, chain_id),
-                    denied: Some(denied),
-                }
-            })?;
+        let judged = self.steps.judge(&facts, profile.profile_id, expires_at);
+        let allowed = judged.map_err(|denied| Refused {
+            error: told(&denied),
+            denied: Some(denied),
+        })?;
         let node = self
             .chains
             .node(chain_id)
@@ -264,22 +264,6 @@ fn refusal(profile: ProfileId, error: &Error) -> AuditRecord {
         .outcome(outcome)
         .profile(profile)
         .detail(format!("transaction: {why}"))
-}
-
-/// What policy may know of a chain.
-pub(super) fn chain_facts(chains: &Chains, store: &Store, chain_id: u64) -> ChainFacts {
-    ChainFacts {
-        id: chain_id,
-        configured: chains.node(chain_id).is_some(),
-        fits_environment: store.environment_kind().accepts_chain(chain_id),
-    }
-}
-
-pub(super) const fn denial(reason: DenyReason, chain_id: u64) -> Error {
-    match reason {
-        DenyReason::Chain => Error::ChainNotAllowed(chain_id),
-        DenyReason::Policy => Error::PolicyDenied,
-    }
 }
 
 fn scope<'a>(owner: &'a Owner, key: &'a IdempotencyKey) -> Scope<'a> {
@@ -508,7 +492,7 @@ impl Operation for RecordRefusal {
         let record = AuditRecord::done(AuditEvent::TransactionDenied)
             .outcome(AuditOutcome::Denied)
             .profile(self.profile_id)
-            .detail(denied.rules());
+            .detail(denied.detail());
         Ok(((), record))
     }
 }

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use countersign_mpc::envelope::MessageType;
 
-use super::Error;
 use super::admission::AdmitStep;
 use super::once::Once;
-use super::prepare_transaction::{chain_facts, denial};
 use super::replies::Replies;
 use super::sealed::{Opener, SealedText, in_session, round_of};
 use super::settlement::Settlement;
 use super::steps::{Admitted, Steps};
+use super::{Error, facts};
 use crate::chain::{Chains, Unsigned1559};
 use crate::clock::{self, Timestamp};
 use crate::custody::Product;
@@ -22,12 +21,11 @@ use crate::domain::{
     DeviceKeyId, IdempotencyKey, InstanceId, OwnerId, ProfileId, RateClass, RateSubject, SessionId,
     SessionKind, SessionState, Suspicion, TenantId,
 };
-use crate::gate;
 use crate::gate::rates::Metering;
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
-use crate::policy::{Action, Facts};
+use crate::policy::Asked;
 use crate::sessions::conclude::Effect;
 use crate::sessions::{self, Arrival, Fresh, Refusal, Session};
 use crate::store::profiles::ProfileRow;
@@ -250,7 +248,7 @@ impl Sign {
         {
             return earlier_restart(&session, &made);
         }
-        self.judge(&profile, session_id).await?;
+        let proof = self.judge(owner, &profile, session_id, proof).await?;
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let operation = Restart {
@@ -271,20 +269,35 @@ impl Sign {
         Ok(restarted)
     }
 
-    /// Whether policy still allows what was decided when the transaction was prepared.
-    async fn judge(&self, profile: &ProfileRow, session: SessionId) -> Result<(), Error> {
+    /// Whether policy still allows what was decided when the transaction was prepared; a denial is recorded.
+    async fn judge(
+        &self,
+        owner: &Owner,
+        profile: &ProfileRow,
+        session: SessionId,
+        proof: RequestProof,
+    ) -> Result<RequestProof, Error> {
         let mut reader = self.steps.store.reader().await?;
         let row = transactions::of_session(&mut reader, session).await?;
-        let chain_id = row.ok_or(Error::Internal)?.chain_id;
-        let facts = Facts {
-            action: Action::SignTransaction,
-            by_owner: true,
-            chain: Some(chain_facts(&self.chains, &self.steps.store, chain_id)),
-        };
-        let now = clock::now();
-        match gate::judge(&self.steps.policy, &facts, profile.profile_id, now) {
-            Ok(_still_allowed) => Ok(()),
-            Err(denied) => Err(denial(denied.reason, chain_id)),
+        drop(reader);
+        let row = row.ok_or(Error::Internal)?;
+        let unsigned = Unsigned1559::from_payload(&row.payload).map_err(|_| Error::Internal)?;
+        let kind = self.steps.store.environment_kind();
+        let chain = facts::of_chain(&self.chains, kind, unsigned.chain_id());
+        let to = Some(unsigned.to());
+        let content = facts::of_transaction(chain, to, unsigned.value(), unsigned.data());
+        let asked = Asked::SignTransaction(Box::new(content));
+        let facts = facts::of_owner(owner, profile, kind, asked);
+        let (now, profile_id) = (clock::now(), profile.profile_id);
+        match self.steps.judge(&facts, profile_id, now) {
+            Ok(_still_allowed) => Ok(proof),
+            Err(denied) => {
+                let record = (AuditEvent::TransactionDenied, Key::profile(profile_id));
+                Err(self
+                    .steps
+                    .deny(denied, (proof, profile_id), record, None)
+                    .await)
+            }
         }
     }
 

@@ -22,6 +22,8 @@ pub enum AuditEvent {
     ProfileActivated,
     /// A key generation was given up.
     KeygenAbandoned,
+    /// A key generation was refused by policy.
+    KeygenDenied,
     /// A transaction was prepared for signing.
     TransactionPrepared,
     /// A transaction was refused by policy.
@@ -73,6 +75,7 @@ impl AuditEvent {
             Self::ShareStored => "share_stored",
             Self::ProfileActivated => "profile_activated",
             Self::KeygenAbandoned => "keygen_abandoned",
+            Self::KeygenDenied => "keygen_denied",
             Self::TransactionPrepared => "transaction_prepared",
             Self::TransactionDenied => "transaction_denied",
             Self::RequestRefused => "request_refused",

@@ -110,7 +110,7 @@ labels! {
         /// What that CA has revoked.
         Crl => "crl",
     }
-    /// How a reload of certificates ended.
+    /// How a reload of certificates or of rules ended.
     Reload {
         /// The new files are in use.
         Done => "done",
@@ -288,6 +288,10 @@ metrics! {
     tls_expiry: IntGaugeVec = "countersign_tls_expiry_timestamp_seconds" ["listener", "file"];
     /// Reloads of changed certificates, keys and revocation lists.
     tls_reloads: IntCounterVec = "countersign_tls_reloads_total" ["listener", "result"];
+    /// Policy decisions by action, and "allowed" or the reason for the denial.
+    policy_decisions: IntCounterVec = "countersign_policy_decisions_total" ["action", "outcome"];
+    /// Loads of the policy rules after the first; failed ones leave the rules as they were.
+    policy_loads: IntCounterVec = "countersign_policy_loads_total" ["result"];
     /// Open connections.
     connections: IntGaugeVec = "countersign_connections" ["listener", "stage"];
     /// Connections that were not served, or not any longer.
@@ -339,6 +343,20 @@ impl Metrics {
     /// The audit record of a protocol step is durable.
     pub fn step_recorded(&self) {
         self.records.inc();
+    }
+
+    /// Policy decided. Both names come from closed enums.
+    pub fn policy_decided(&self, action: &'static str, outcome: &'static str) {
+        self.policy_decisions
+            .with_label_values(&[action, outcome])
+            .inc();
+    }
+
+    /// The rules were loaded again.
+    pub fn policy_loaded(&self, result: Reload) {
+        self.policy_loads
+            .with_label_values(&[result.as_str()])
+            .inc();
     }
 
     /// A call to the token ended; `result` is `"ok"` or the name of an error class.

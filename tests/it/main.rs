@@ -44,6 +44,7 @@ mod mixing;
 mod mutated;
 mod outages;
 mod owner_proof;
+mod policy;
 mod postgres;
 mod rates;
 mod replay;
