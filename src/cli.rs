@@ -9,6 +9,7 @@ pub mod init;
 mod migrate;
 mod output;
 pub mod pki;
+mod policy;
 mod root;
 pub mod serve;
 pub mod token;
@@ -63,6 +64,9 @@ enum Verb {
     /// Make an offline root key and sign identity keys with it; needs no configuration and no token
     #[command(subcommand)]
     Root(root::Verb),
+    /// Check, test, explain and compare policy rules; needs no configuration and no token
+    #[command(subcommand)]
+    Policy(policy::Verb),
     /// Verify the audit trail
     #[command(subcommand)]
     Audit(audit::Verb),
@@ -180,6 +184,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
             Verb::Pki(verb) => pki::run(&verb),
             Verb::Identity(verb) => identity::run(&verb).await,
             Verb::Root(verb) => root::run(&verb),
+            Verb::Policy(verb) => policy::run(&verb),
             Verb::Audit(audit::Verb::Verify(options)) => {
                 audit::run(&load(&options.config)?, &options).await
             }

@@ -36,6 +36,13 @@ impl Timestamp {
             .unwrap_or_default()
     }
 
+    /// The point in time that RFC 3339 text names.
+    #[must_use]
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        Some(Self(time.as_microsecond()))
+    }
+
     /// This point in time plus `seconds`.
     #[must_use]
     pub const fn plus_seconds(self, seconds: i64) -> Self {

@@ -122,7 +122,7 @@ const ATTACKS: [Attack; 43] = [
         "a26",
         "a policy that changes between verdict and signature",
         None,
-        Some("comes with the full policy"),
+        Some("spend that is reserved with the decision comes with limits"),
     ),
     ("a27", "what hides in a batch", None, BATCH),
     (
@@ -261,7 +261,7 @@ fn tests_of(file: &Path, once: &[String]) -> Vec<Test> {
 
 fn all_tests() -> Vec<Test> {
     let once = on_one_engine();
-    let folders = ["src", "hsm", "mpc", "client", "tests"];
+    let folders = ["src", "hsm", "mpc", "client", "policy", "tests"];
     let files = folders.iter().flat_map(|folder| files(folder, "rs"));
     let mut tests: Vec<Test> = files.flat_map(|file| tests_of(&file, &once)).collect();
     tests.sort_by(|one, other| (&one.name, &one.file).cmp(&(&other.name, &other.file)));

@@ -1,0 +1,319 @@
+//! `countersignd policy …`: the rules, for those who write them and for those who answer for them.
+
+mod request;
+
+use std::path::{Path, PathBuf};
+
+use super::{Failure, output};
+use crate::policy::{Asked, Bundle, Facts, Reason, Verdict};
+use crate::service::policy_files;
+
+const HELP: &str = "\
+Rules are written in Cedar: `permit` and `forbid` with the circumstances in which they hold. What no rule permits is
+denied, and one rule that forbids wins over all that permit. The program's own guardrails come on top of yours: nobody
+acts on another owner's wallet, for a chain that is not configured, or for a chain of another kind of environment.
+
+A directory of rules holds
+  bundle.toml   version = \"2026-11-22\": what you call this state of the rules; every decision names it
+  *.cedar       the rules, each with @id(\"team.what-it-says\") and @description(\"a sentence\")
+  tests/*.toml  requests and what the rules must say of them
+
+To begin: copy policies/default.cedar into a directory, write bundle.toml, then
+  countersignd policy check DIR     finds what is wrong, with file, line and rule
+  countersignd policy test DIR      runs DIR/tests
+  countersignd policy diff OLD NEW --requests DIR/tests
+                                    shows which verdicts change
+and put `[policy] directory = \"DIR\"` into the configuration. SIGHUP loads the rules again; if anything is wrong with
+them, those before stay in force.
+
+These verbs read files only: they need no token, no database and no running appliance.";
+
+/// The verbs.
+#[derive(clap::Subcommand)]
+#[command(after_long_help = HELP)]
+pub(super) enum Verb {
+    /// Check rules against the schema, and say what is in force when they are
+    Check(Rules),
+    /// Run test tables: requests, and what the rules must say of them
+    Test(Test),
+    /// Say what the rules say of a request, which of them decided, and what they saw of it
+    Explain(Explain),
+    /// Print the verdicts on a fixed set of requests: one page for a review
+    Matrix(Rules),
+    /// Say which verdicts on requests differ between two sets of rules
+    Diff(Diff),
+}
+
+/// Which rules.
+#[derive(clap::Args)]
+pub(super) struct Rules {
+    /// Directory of the rules; without it, those built into the program
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// Options of `policy test`.
+#[derive(clap::Args)]
+pub(super) struct Test {
+    #[command(flatten)]
+    rules: Rules,
+    /// Directory of the test tables; DIR/tests without it
+    #[arg(long, value_name = "DIR")]
+    tests: Option<PathBuf>,
+}
+
+/// Options of `policy explain`.
+#[derive(clap::Args)]
+pub(super) struct Explain {
+    #[command(flatten)]
+    rules: Rules,
+    /// A file with a table [request], written as in a test table
+    #[arg(long, value_name = "FILE")]
+    request: PathBuf,
+}
+
+/// Options of `policy diff`.
+#[derive(clap::Args)]
+pub(super) struct Diff {
+    /// Directory of the rules as they are, or `builtin`
+    #[arg(value_name = "OLD")]
+    old: PathBuf,
+    /// Directory of the rules as they would be, or `builtin`
+    #[arg(value_name = "NEW")]
+    new: PathBuf,
+    /// Directory of test tables, whose requests are judged
+    #[arg(long, value_name = "DIR")]
+    requests: PathBuf,
+}
+
+/// Some cases did not end as they should.
+#[derive(Debug, thiserror::Error)]
+#[error("{failed} of {all} cases failed")]
+struct Failed {
+    failed: usize,
+    all: usize,
+}
+
+/// There is nothing to run.
+#[derive(Debug, thiserror::Error)]
+enum Nothing {
+    #[error("{} holds no cases: write [[case]] tables into *.toml files there", .0.display())]
+    NoCases(PathBuf),
+    #[error("name the test tables with --tests: the built-in rules have no directory")]
+    NoTests,
+}
+
+/// Runs a verb.
+pub(super) fn run(verb: &Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Check(rules) => check(&rules.load()?),
+        Verb::Matrix(rules) => {
+            output::line(rules.load()?.matrix().trim_end());
+            Ok(())
+        }
+        Verb::Test(options) => test(options),
+        Verb::Explain(options) => {
+            let facts = request::single(&options.request).map_err(Failure::of_problem)?;
+            explain(&options.rules.load()?, &facts);
+            Ok(())
+        }
+        Verb::Diff(options) => diff(options),
+    }
+}
+
+impl Rules {
+    fn load(&self) -> Result<Bundle, Failure> {
+        Ok(policy_files::load(self.directory.as_deref())?)
+    }
+}
+
+impl Failure {
+    fn of_problem(problem: crate::policy::Problem) -> Self {
+        crate::policy::Refused(vec![problem]).into()
+    }
+}
+
+fn check(bundle: &Bundle) -> Result<(), Failure> {
+    for rule in bundle.rules() {
+        let word = if rule.forbids { "forbid" } else { "permit" };
+        output::line(format_args!(
+            "{word}  {:<32}  {}",
+            rule.id, rule.description
+        ));
+    }
+    let rules = bundle.rules().count();
+    output::line(format_args!("{rules} rules hold, {}", title(bundle)));
+    Ok(())
+}
+
+fn title(bundle: &Bundle) -> String {
+    format!(
+        "version {}, hash {}",
+        bundle.version(),
+        hex::encode(bundle.hash())
+    )
+}
+
+fn test(options: &Test) -> Result<(), Failure> {
+    let bundle = options.rules.load()?;
+    let own = options.rules.directory.as_ref();
+    let tests = options
+        .tests
+        .clone()
+        .or_else(|| own.map(|own| own.join("tests")));
+    let tests = tests.ok_or(Nothing::NoTests).map_err(Failure::usage)?;
+    let cases = request::cases(&tests).map_err(Failure::of_problem)?;
+    if cases.is_empty() {
+        return Err(Nothing::NoCases(tests).into());
+    }
+    let mut failed = 0;
+    for case in &cases {
+        let verdict = bundle.decide(&case.facts);
+        let rule = case.rule.as_ref();
+        let named = rule.is_none_or(|rule| verdict.rules.contains(rule));
+        if case.expected.is(verdict.denied) && named {
+            continue;
+        }
+        failed += 1;
+        let (file, line) = (case.file.display(), case.line);
+        let expected = match rule {
+            Some(rule) => format!("{} by {rule}", word_of(case.expected)),
+            None => word_of(case.expected).to_owned(),
+        };
+        output::line(format_args!(
+            "{file}:{line}: {}: expected {expected}, got {}",
+            case.name,
+            told(&verdict)
+        ));
+    }
+    let all = cases.len();
+    if failed > 0 {
+        return Err(Failed { failed, all }.into());
+    }
+    output::line(format_args!("{all} cases pass, {}", title(&bundle)));
+    Ok(())
+}
+
+const fn word_of(expected: request::Expected) -> &'static str {
+    match expected {
+        request::Expected::Allow => "allow",
+        request::Expected::Deny => "deny",
+        request::Expected::SecondFactor => "second-factor",
+    }
+}
+
+/// A verdict in a line.
+fn told(verdict: &Verdict) -> String {
+    let rules = verdict.rules.join(", ");
+    match verdict.denied {
+        None => format!("allow by {rules}"),
+        Some(Reason::SecondFactor) => format!("second-factor (now denied by {rules})"),
+        Some(reason) => format!("deny ({}) by {rules}", reason.as_str()),
+    }
+}
+
+fn explain(bundle: &Bundle, facts: &Facts) {
+    let verdict = bundle.decide(facts);
+    output::line(told(&verdict));
+    for id in &verdict.rules {
+        let text = match bundle.rule(id) {
+            Some(rule) => format!("{}:{}: {}", rule.file, rule.line, rule.description),
+            None => "no rule permits it".to_owned(),
+        };
+        output::line(format_args!("  {id}: {text}"));
+    }
+    output::line("what the rules saw:");
+    for line in seen(facts) {
+        output::line(format_args!("  {line}"));
+    }
+    output::line(format_args!("rules: {}", title(bundle)));
+}
+
+/// The facts, a line for each.
+fn seen(facts: &Facts) -> Vec<String> {
+    let mut lines = vec![
+        format!("action              {}", facts.asked.action()),
+        format!(
+            "wallet              {} of {}, tenant {}",
+            facts.profile.id, facts.profile.owner, facts.profile.tenant
+        ),
+        format!(
+            "asked by            {} with device {}, enrolled for {} days, through a {} of tenant {}",
+            facts.device.owner,
+            facts.device.id,
+            facts.device.age_seconds / 86_400,
+            facts.device.client_role,
+            facts.device.tenant
+        ),
+        format!("second factor       {}", facts.second_factor),
+        format!("environment         {}", facts.environment),
+    ];
+    if let Asked::PrepareTransaction(content) | Asked::SignTransaction(content) = &facts.asked {
+        let list = |names: &std::collections::BTreeSet<String>| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(" ")
+            }
+        };
+        let chain = content.chain;
+        lines.extend([
+            format!(
+                "chain               {}, configured: {}, fits the environment: {}",
+                chain.id, chain.configured, chain.fits_environment
+            ),
+            format!("to                  {}", content.to),
+            format!(
+                "value               {} gwei, and {} gwei inside",
+                content.value_gwei, content.inner_value_gwei
+            ),
+            format!(
+                "kinds               {} ({} calls)",
+                list(&content.kinds),
+                content.calls
+            ),
+            format!("contracts           {}", list(&content.contracts)),
+            format!("tokens              {}", list(&content.tokens)),
+            format!("recipients          {}", list(&content.recipients)),
+            format!("spenders            {}", list(&content.spenders)),
+            format!("sources             {}", list(&content.sources)),
+            format!("unlimited approval  {}", content.unlimited_approval),
+            format!("delegatecall        {}", content.delegatecall),
+        ]);
+    }
+    lines
+}
+
+fn diff(options: &Diff) -> Result<(), Failure> {
+    let load = |path: &Path| -> Result<Bundle, Failure> {
+        let directory = (path != Path::new("builtin")).then_some(path);
+        Ok(policy_files::load(directory)?)
+    };
+    let (old, new) = (load(&options.old)?, load(&options.new)?);
+    let cases = request::cases(&options.requests).map_err(Failure::of_problem)?;
+    if cases.is_empty() {
+        return Err(Nothing::NoCases(options.requests.clone()).into());
+    }
+    let mut changed = 0;
+    for case in &cases {
+        let (before, after) = (old.decide(&case.facts), new.decide(&case.facts));
+        if before == after {
+            continue;
+        }
+        let same = before.denied == after.denied;
+        changed += usize::from(!same);
+        output::line(format_args!(
+            "{} {}:{}: {}\n  - {}\n  + {}",
+            if same { "rules  " } else { "VERDICT" },
+            case.file.display(),
+            case.line,
+            case.name,
+            told(&before),
+            told(&after)
+        ));
+    }
+    let all = cases.len();
+    output::line(format_args!("{changed} of {all} verdicts change"));
+    Ok(())
+}
