@@ -15,7 +15,7 @@ pub mod serve;
 pub mod token;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -184,7 +184,7 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
             Verb::Pki(verb) => pki::run(&verb),
             Verb::Identity(verb) => identity::run(&verb).await,
             Verb::Root(verb) => root::run(&verb),
-            Verb::Policy(verb) => policy::run(&verb),
+            Verb::Policy(verb) => policy::run(&verb).await,
             Verb::Audit(audit::Verb::Verify(options)) => {
                 audit::run(&load(&options.config)?, &options).await
             }
@@ -195,7 +195,11 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
 }
 
 fn load(option: &ConfigOption) -> Result<Config, Failure> {
-    let config = Config::load(&option.config).map_err(Failure::usage)?;
+    load_file(&option.config)
+}
+
+fn load_file(file: &Path) -> Result<Config, Failure> {
+    let config = Config::load(file).map_err(Failure::usage)?;
     refuse_driver_settings(&config.store)?;
     Ok(config)
 }

@@ -81,8 +81,11 @@ pub fn judge(
         action: facts.asked.action(),
         allowed: verdict.denied.is_none(),
         rules: verdict.rules.join(","),
+        reason: verdict.denied.map_or("", Reason::as_str),
         bundle_hash: *bundle.hash(),
+        bundle_version: bundle.version().to_owned(),
         inputs_hash: facts.hash(),
+        inputs: facts.to_text(),
         expires_at,
     };
     match verdict.denied {

@@ -1,12 +1,15 @@
 //! `countersignd policy …`: the rules, for those who write them and for those who answer for them.
 
+mod recorded;
 mod request;
 
 use std::path::{Path, PathBuf};
 
 use super::{Failure, output};
+use crate::clock;
 use crate::policy::{Asked, Bundle, Facts, Reason, Verdict};
 use crate::service::policy_files;
+use crate::store::decisions::Recorded;
 
 const HELP: &str = "\
 Rules are written in Cedar: `permit` and `forbid` with the circumstances in which they hold. What no rule permits is
@@ -26,7 +29,12 @@ To begin: copy policies/default.cedar into a directory, write bundle.toml, then
 and put `[policy] directory = \"DIR\"` into the configuration. SIGHUP loads the rules again; if anything is wrong with
 them, those before stay in force.
 
-These verbs read files only: they need no token, no database and no running appliance.";
+  countersignd policy diff OLD NEW --config FILE
+                                    the same, on the requests that an appliance judged in the last days
+  countersignd policy explain --decision ID --config FILE
+                                    says why a decision was made, and what the rules say now
+
+These verbs change nothing. They need no token and no running appliance, and only those with --config a database.";
 
 /// The verbs.
 #[derive(clap::Subcommand)]
@@ -68,8 +76,19 @@ pub(super) struct Explain {
     #[command(flatten)]
     rules: Rules,
     /// A file with a table [request], written as in a test table
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "decision",
+        conflicts_with = "decision"
+    )]
+    request: Option<PathBuf>,
+    /// A decision that was recorded: what was said then, and what the rules say now
+    #[arg(long, value_name = "ID", requires = "config")]
+    decision: Option<String>,
+    /// The configuration: its database has the decision, its rules are asked where no DIR is given
     #[arg(long, value_name = "FILE")]
-    request: PathBuf,
+    config: Option<PathBuf>,
 }
 
 /// Options of `policy diff`.
@@ -82,8 +101,19 @@ pub(super) struct Diff {
     #[arg(value_name = "NEW")]
     new: PathBuf,
     /// Directory of test tables, whose requests are judged
-    #[arg(long, value_name = "DIR")]
-    requests: PathBuf,
+    #[arg(
+        long,
+        value_name = "DIR",
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
+    requests: Option<PathBuf>,
+    /// The configuration of an appliance: the requests that it judged are judged again
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How far back
+    #[arg(long, value_name = "DAYS", default_value = "30", requires = "config")]
+    days: u32,
 }
 
 /// Some cases did not end as they should.
@@ -104,7 +134,7 @@ enum Nothing {
 }
 
 /// Runs a verb.
-pub(super) fn run(verb: &Verb) -> Result<(), Failure> {
+pub(super) async fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Check(rules) => check(&rules.load()?),
         Verb::Matrix(rules) => {
@@ -112,12 +142,8 @@ pub(super) fn run(verb: &Verb) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Test(options) => test(options),
-        Verb::Explain(options) => {
-            let facts = request::single(&options.request).map_err(Failure::of_problem)?;
-            explain(&options.rules.load()?, &facts);
-            Ok(())
-        }
-        Verb::Diff(options) => diff(options),
+        Verb::Explain(options) => explain(options).await,
+        Verb::Diff(options) => diff(options).await,
     }
 }
 
@@ -212,7 +238,37 @@ fn told(verdict: &Verdict) -> String {
     }
 }
 
-fn explain(bundle: &Bundle, facts: &Facts) {
+async fn explain(options: &Explain) -> Result<(), Failure> {
+    if let Some(file) = &options.request {
+        let facts = request::single(file).map_err(Failure::of_problem)?;
+        say(&options.rules.load()?, &facts);
+        return Ok(());
+    }
+    let (Some(id), Some(file)) = (&options.decision, &options.config) else {
+        return Ok(());
+    };
+    let config = super::load_file(file)?;
+    let (decision, facts) = recorded::one(&config, id).await?;
+    let directory = options.rules.directory.as_ref();
+    let directory = directory.or(config.policy.directory.as_ref());
+    let bundle = policy_files::load(directory.map(PathBuf::as_path))?;
+    let then = match decision.reason.as_str() {
+        "" if decision.allowed => "allow".to_owned(),
+        reason => format!("deny ({reason})"),
+    };
+    output::line(format_args!(
+        "decided {}: {then} by {}, under version {}, hash {}",
+        decision.created_at.to_rfc3339(),
+        decision.rules,
+        decision.bundle_version,
+        hex::encode(decision.bundle_hash)
+    ));
+    output::line("the rules say now:");
+    say(&bundle, &facts);
+    Ok(())
+}
+
+fn say(bundle: &Bundle, facts: &Facts) {
     let verdict = bundle.decide(facts);
     output::line(told(&verdict));
     for id in &verdict.rules {
@@ -285,35 +341,62 @@ fn seen(facts: &Facts) -> Vec<String> {
     lines
 }
 
-fn diff(options: &Diff) -> Result<(), Failure> {
+async fn diff(options: &Diff) -> Result<(), Failure> {
     let load = |path: &Path| -> Result<Bundle, Failure> {
         let directory = (path != Path::new("builtin")).then_some(path);
         Ok(policy_files::load(directory)?)
     };
-    let (old, new) = (load(&options.old)?, load(&options.new)?);
-    let cases = request::cases(&options.requests).map_err(Failure::of_problem)?;
-    if cases.is_empty() {
-        return Err(Nothing::NoCases(options.requests.clone()).into());
+    let mut differences = Differences {
+        old: load(&options.old)?,
+        new: load(&options.new)?,
+        changed: 0,
+        all: 0,
+    };
+    if let Some(file) = &options.config {
+        let config = super::load_file(file)?;
+        let judge = |decision: &Recorded, facts: &Facts| {
+            let when = decision.created_at.to_rfc3339();
+            differences.judge(&format!("{} of {when}", decision.decision_id), facts);
+        };
+        recorded::since(&config, (clock::now(), options.days), judge).await?;
     }
-    let mut changed = 0;
-    for case in &cases {
-        let (before, after) = (old.decide(&case.facts), new.decide(&case.facts));
+    if let Some(directory) = &options.requests {
+        let cases = request::cases(directory).map_err(Failure::of_problem)?;
+        if cases.is_empty() {
+            return Err(Nothing::NoCases(directory.clone()).into());
+        }
+        for case in &cases {
+            let place = format!("{}:{}: {}", case.file.display(), case.line, case.name);
+            differences.judge(&place, &case.facts);
+        }
+    }
+    let Differences { changed, all, .. } = differences;
+    output::line(format_args!("{changed} of {all} verdicts change"));
+    Ok(())
+}
+
+/// Two sets of rules, and on how many requests they differ.
+struct Differences {
+    old: Bundle,
+    new: Bundle,
+    changed: usize,
+    all: usize,
+}
+
+impl Differences {
+    fn judge(&mut self, request: &str, facts: &Facts) {
+        self.all += 1;
+        let (before, after) = (self.old.decide(facts), self.new.decide(facts));
         if before == after {
-            continue;
+            return;
         }
         let same = before.denied == after.denied;
-        changed += usize::from(!same);
+        self.changed += usize::from(!same);
         output::line(format_args!(
-            "{} {}:{}: {}\n  - {}\n  + {}",
+            "{} {request}\n  - {}\n  + {}",
             if same { "rules  " } else { "VERDICT" },
-            case.file.display(),
-            case.line,
-            case.name,
             told(&before),
             told(&after)
         ));
     }
-    let all = cases.len();
-    output::line(format_args!("{changed} of {all} verdicts change"));
-    Ok(())
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use crate::clock::Timestamp;
+
 /// An identifier that came from outside is not of the form its type requires.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a valid {what}")]
@@ -85,6 +87,17 @@ uuid_id!(
     InstanceId,
     "instance id"
 );
+
+impl DecisionId {
+    /// The least id of those made at `time` or later.
+    #[must_use]
+    pub fn first_of(time: Timestamp) -> Self {
+        let millis = u64::try_from(time.as_micros().div_euclid(1000)).unwrap_or(0);
+        // Version 7 and variant 10 of RFC 9562, and no random bits.
+        let bits = (u128::from(millis) << 80) | (0x7 << 76) | (0b10 << 62);
+        Self(Uuid::from_u128(bits))
+    }
+}
 
 impl InstanceId {
     /// What the outside sees of it: random bits of the id, which say nothing about the process.

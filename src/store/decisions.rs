@@ -1,6 +1,6 @@
 //! Policy decisions.
 
-use super::engine::values;
+use super::engine::{Row, values};
 use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
 use crate::domain::{DecisionId, ProfileId};
@@ -18,10 +18,16 @@ pub struct DecisionRow {
     pub allowed: bool,
     /// The ids of the rules that decided, comma-separated.
     pub rules: String,
+    /// Why it was denied, by the reason's stable name; empty if it was allowed.
+    pub reason: &'static str,
     /// SHA-256 of the policy bundle.
     pub bundle_hash: [u8; 32],
+    /// What the bundle's authors call it.
+    pub bundle_version: String,
     /// SHA-256 of the facts that were judged.
     pub inputs_hash: [u8; 32],
+    /// The facts that were judged, as text.
+    pub inputs: String,
     /// When it stops being good.
     pub expires_at: Timestamp,
 }
@@ -34,6 +40,42 @@ pub struct Standing {
     pub bundle_hash: [u8; 32],
     /// When it stops being good.
     pub expires_at: Timestamp,
+}
+
+/// A decision as it was recorded, to be explained or judged again.
+pub struct Recorded {
+    /// Its id.
+    pub decision_id: DecisionId,
+    /// Whether it was allowed.
+    pub allowed: bool,
+    /// Why it was denied, by the reason's stable name; empty if it was allowed, or is older than reasons.
+    pub reason: String,
+    /// The ids of the rules that decided, comma-separated.
+    pub rules: String,
+    /// SHA-256 of the policy bundle.
+    pub bundle_hash: [u8; 32],
+    /// What the bundle's authors call it.
+    pub bundle_version: String,
+    /// The facts that were judged, as text; empty in a decision that is older than this record of them.
+    pub inputs: String,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+impl Recorded {
+    fn read(row: Row) -> Result<Self, StoreError> {
+        let mut row = row.of("decisions");
+        Ok(Self {
+            decision_id: row.parsed("decision_id", DecisionId::parse)?,
+            allowed: row.text("outcome")? == "allowed",
+            reason: row.text("reason")?,
+            rules: row.text("rules")?,
+            bundle_hash: row.array("bundle_hash")?,
+            bundle_version: row.text("bundle_version")?,
+            inputs: row.text("inputs")?,
+            created_at: time(row.int("created_at")?),
+        })
+    }
 }
 
 /// Records a decision.
@@ -49,7 +91,8 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
     };
     tx.execute(
         "INSERT INTO decisions (decision_id, profile_id, action, outcome, rules, bundle_hash, \
-         inputs_hash, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+         inputs_hash, created_at, expires_at, reason, bundle_version, inputs) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         values![
             decision.decision_id.to_string(),
             decision.profile_id.to_string(),
@@ -59,7 +102,10 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
             &decision.bundle_hash,
             &decision.inputs_hash,
             now,
-            decision.expires_at.as_micros()
+            decision.expires_at.as_micros(),
+            decision.reason,
+            decision.bundle_version.as_str(),
+            decision.inputs.as_str()
         ],
     )
     .await?;
@@ -103,4 +149,37 @@ pub async fn extend(
     )
     .await?;
     Ok(())
+}
+
+/// A decision with all that was recorded of it.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn recorded(
+    reads: &mut impl Reads,
+    id: DecisionId,
+) -> Result<Option<Recorded>, StoreError> {
+    let row = reads
+        .query_one(
+            "SELECT decision_id, outcome, reason, rules, bundle_hash, bundle_version, inputs, created_at \
+             FROM decisions WHERE decision_id = $1",
+            values![id.to_string()],
+        )
+        .await?;
+    row.map(Recorded::read).transpose()
+}
+
+/// The next of the decisions whose inputs are known, in the order of their ids, which is that of their time.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn after(reads: &mut impl Reads, id: DecisionId) -> Result<Vec<Recorded>, StoreError> {
+    let rows = reads
+        .query(
+            "SELECT decision_id, outcome, reason, rules, bundle_hash, bundle_version, inputs, created_at \
+             FROM decisions WHERE decision_id > $1 ORDER BY decision_id LIMIT 500",
+            values![id.to_string()],
+        )
+        .await?;
+    rows.into_iter().map(Recorded::read).collect()
 }

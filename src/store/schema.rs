@@ -50,6 +50,7 @@ const MIGRATIONS: &[Migration] = migrations![
     6 "bans" "0006_bans.sql",
     7 "key_states" "0007_key_states.sql",
     8 "limits" "0008_limits.sql",
+    9 "decisions" "0009_decisions.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

@@ -5,7 +5,7 @@ use countersign_client::transport::Reply;
 use serde_json::{Value, json};
 
 use crate::support::appliance::COUNTERSIGND;
-use crate::support::signing::{fresh_key, post, refusal, transaction};
+use crate::support::signing::{fresh_key, json_of, post, refusal, transaction};
 use crate::support::wallet::{profile, try_create};
 use crate::support::{Appliance, Node, RECIPIENT, Signing, eventually, root, wallet_of};
 
@@ -453,4 +453,79 @@ fn the_matrix_that_is_printed_is_the_one_that_was_reviewed() {
     // Verdicts of an operator's rules on the same requests: the guardrails show in all of them.
     let (_, said, _) = policy(&["matrix", "policies/examples/contracts"]);
     assert!(said.contains("builtin.no-delegatecall"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_explained_and_judged_again_under_other_rules() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let to = format!("{:0>64}", RECIPIENT[2..].to_lowercase());
+    let reply = prepare(&appliance, &wallet, &format!("0xa9059cbb{to}{:0>64}", "1")).await;
+    assert_eq!(reply.status, 200);
+    let allowed = json_of(&reply)["policyDecisionId"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let reply = prepare(&appliance, &wallet, "0xdeadbeef").await;
+    assert_eq!(refusal(&reply), denied());
+    let rows = appliance
+        .database()
+        .rows("SELECT decision_id FROM decisions WHERE outcome = 'denied'");
+    let config = appliance.environment().join("countersignd.toml");
+    let config = config.display().to_string();
+    let explain = |id: &str, rules: &[&str]| {
+        let options = ["explain", "--decision", id, "--config", &config];
+        let (code, said, wrong) = policy(&[&options[..], rules].concat());
+        assert_eq!(code, Some(0), "{wrong}");
+        said
+    };
+
+    let said = explain(&allowed, &[]);
+    assert!(said.starts_with("decided "), "{said}");
+    assert!(
+        said.contains(": allow by default.plain-calls, under version builtin-"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the rules say now:\nallow by default.plain-calls\n"),
+        "{said}"
+    );
+    assert!(
+        said.contains("kinds               erc20-transfer (1 calls)"),
+        "{said}"
+    );
+    let said = explain(&allowed, &["policies/examples/step-up"]);
+    assert!(
+        said.contains("now:\ndeny (not-permitted) by builtin.default-deny\n"),
+        "{said}"
+    );
+    let said = explain(&rows[0], &[]);
+    assert!(
+        said.contains(": deny (not-permitted) by builtin.default-deny, under"),
+        "{said}"
+    );
+    assert!(said.contains("recipients          unknown"), "{said}");
+
+    let diff = [
+        "diff",
+        "builtin",
+        "policies/examples/step-up",
+        "--config",
+        &config,
+    ];
+    let (code, said, wrong) = policy(&diff);
+    assert_eq!(code, Some(0), "{wrong}");
+    assert!(said.contains(&format!("VERDICT {allowed} of ")), "{said}");
+    assert!(said.ends_with("1 of 3 verdicts change\n"), "{said}");
+
+    for (id, says) in [
+        ("1", "is no decision id"),
+        (&profile(&wallet), "has no decision"),
+    ] {
+        let (code, _, wrong) = policy(&["explain", "--decision", id, "--config", &config]);
+        assert!(code != Some(0) && wrong.contains(says), "{wrong}");
+    }
+    let (code, _, _) = policy(&["explain", "--decision", &allowed]);
+    assert_eq!(code, Some(2));
 }

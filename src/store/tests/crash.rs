@@ -58,7 +58,10 @@ impl Operation for Everywhere {
             allowed: true,
             rules: String::new(),
             bundle_hash: [0; 32],
+            bundle_version: String::new(),
             inputs_hash: [0; 32],
+            reason: "",
+            inputs: String::new(),
             expires_at: tx.now(),
         };
         decisions::insert(tx, &decision).await?;
