@@ -264,8 +264,7 @@ async fn a_wallet_that_no_rule_permits_is_not_made() {
 fn policy(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = std::process::Command::new(COUNTERSIGND)
         .current_dir(root())
-        .env_remove("COUNTERSIGN_BLESS")
-        .env_remove("COUNTERSIGN_TEST_STORE")
+        .env_clear()
         .arg("policy")
         .args(arguments)
         .output()
