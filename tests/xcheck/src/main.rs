@@ -7,7 +7,8 @@
 
 use std::{env, error::Error, fs, process::ExitCode};
 
-use ethers_core::abi::{AbiParser, LenientTokenizer, Token, Tokenizer};
+use ethers_core::abi::token::{LenientTokenizer, Tokenizer};
+use ethers_core::abi::{HumanReadableParser, Token};
 use ethers_core::types::{
     Address, Bytes, Eip1559TransactionRequest, H256, transaction::eip2718::TypedTransaction,
 };
@@ -65,7 +66,9 @@ fn compare(vector: &Vector) -> Result<(), Box<dyn Error>> {
 
 /// ethers-core encodes the same arguments to other bytes than we read them from.
 fn compare_call(call: &Call) -> Result<(), Box<dyn Error>> {
-    let function = AbiParser::default().parse_function(&call.function)?;
+    let declaration = format!("function {}", call.function);
+    let function =
+        HumanReadableParser::parse_function(&declaration).map_err(|error| error.to_string())?;
     if function.inputs.len() != call.arguments.len() {
         return Err(format!("{} has other arguments", call.function).into());
     }
@@ -113,9 +116,7 @@ fn main() -> ExitCode {
         .and_then(|least| run(path, least))
     {
         Ok(compared) => {
-            println!(
-                "{compared} lines of {path}: ethers-core agrees"
-            );
+            println!("{compared} lines of {path}: ethers-core agrees");
             ExitCode::SUCCESS
         }
         Err(error) => {
