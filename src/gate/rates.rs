@@ -58,6 +58,17 @@ impl Metering {
         self.take_at(tx, now, 1).await
     }
 
+    /// Counts a request that is admitted in any case; when there is no room, it is not counted either.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn note(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        match self.take(tx).await {
+            Ok(()) | Err(NotCounted::Exceeded(_)) => Ok(()),
+            Err(NotCounted::Store(error)) => Err(error),
+        }
+    }
+
     /// Counts `events` requests at a time, or none of them.
     pub(crate) async fn take_at(
         &self,

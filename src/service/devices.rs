@@ -361,7 +361,12 @@ impl Operation for Revoke {
         self.proof.spend(tx).await?;
         let devices = look_again(tx, &self.owner, &self.change, REVOKE).await;
         let devices = devices.map_err(CommitError::Refused)?;
-        self.metering.take(tx).await?;
+        // SECURITY: whoever uses up the rate, with a stolen device and made-up key ids, keeps no owner from revoking it.
+        if devices.iter().any(|one| one.device_key_id == self.device) {
+            self.metering.note(tx).await?;
+        } else {
+            self.metering.take(tx).await?;
+        }
         let (device, sessions) = match self.revoke(tx, &devices).await {
             Ok(revoked) => revoked,
             Err(error) => return refused(&self.change, error),

@@ -96,7 +96,9 @@ impl Upkeep for Prune {
         if !leases::hold(tx, PRUNER, self.holder).await? {
             return Ok(None);
         }
-        let before = self.aged.before(&self.retention, tx.now());
+        // The clock that all processes share: one that is ahead would forget what still counts, for all of them.
+        let now = tx.server_clock().await?;
+        let before = self.aged.before(&self.retention, now);
         let deleted = match self.aged {
             Aged::Idempotency => vec![(AgedTable::Idempotency, idempotency(tx, before).await?)],
             Aged::Sessions => sessions(tx, before).await?,

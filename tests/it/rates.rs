@@ -6,8 +6,10 @@ use countersign_client::api;
 use countersign_client::keystore::Wallet;
 use countersign_client::transport::{Reply, Request, SignedRequest};
 use countersign_mpc::envelope::MessageType;
+use countersign_mpc::owner_proof::Algorithm;
 use serde_json::{Value, json};
 
+use crate::devices::{copy_of, enrolled};
 use crate::gateway_jwt::{Issuer, another_profile, bring};
 use crate::sessions::join_all;
 use crate::support::outside::{Got, curl};
@@ -342,6 +344,37 @@ async fn a25_new_profiles_do_not_multiply_what_an_owner_or_a_user_may() {
     }
     bring(&mut appliance, &issuer.token("bob", |_| ()));
     wallet_of(&appliance, &node, "bob").await;
+}
+
+/// A stolen device uses up the rate with revocations of devices that there are not, so that the other one comes too late.
+#[tokio::test(flavor = "multi_thread")]
+async fn a35_who_uses_up_the_rate_keeps_nobody_from_revoking_a_device() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::init(&node.url());
+    appliance.limit(&rates(&[
+        "key-operations = { requests = 3, seconds = 3600 }",
+    ]));
+    appliance.serve().await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let stolen = enrolled(&appliance, &wallet, "stolen", Algorithm::P256).await;
+    let nobody = copy_of(&appliance, &wallet, "nobody", Algorithm::P256);
+    let revoke = async |by: &Wallet, device: &Wallet| {
+        let path = api::revoke_path(&profile(by), &device.device().thumbprint());
+        post(&appliance, by, &path, &json!({}), Some(&fresh_key())).await
+    };
+    for _ in 0..2 {
+        assert_eq!(revoke(&stolen, &nobody).await.status, 404);
+    }
+    let refused = revoke(&stolen, &nobody).await;
+    limited(
+        &refused,
+        "Too many key operations",
+        "key-operations: 3 per 3600s",
+    );
+    let revoked = revoke(&wallet, &stolen).await;
+    assert_eq!(revoked.status, 200, "{}", json_of(&revoked));
+    let refused = revoke(&stolen, &wallet).await;
+    assert_eq!(refusal(&refused).0, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
