@@ -6,6 +6,7 @@ pub mod doctor;
 mod files;
 pub mod identity;
 pub mod init;
+mod limits;
 mod migrate;
 mod output;
 pub mod pki;
@@ -70,6 +71,9 @@ enum Verb {
     /// Verify the audit trail
     #[command(subcommand)]
     Audit(audit::Verb),
+    /// Show the exact limits and how much of them is left
+    #[command(subcommand)]
+    Limits(limits::Verb),
     /// Look after the anchor: what shows, outside the database, that the database was put back
     #[command(subcommand)]
     Anchor(anchor::Verb),
@@ -187,6 +191,9 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
             Verb::Policy(verb) => policy::run(&verb).await,
             Verb::Audit(audit::Verb::Verify(options)) => {
                 audit::run(&load(&options.config)?, &options).await
+            }
+            Verb::Limits(limits::Verb::Show(options)) => {
+                limits::show(load(&options.config)?, &options).await
             }
             Verb::Anchor(verb) => anchor::run(&verb).await,
             Verb::Migrate(options) => migrate::run(&options).await,

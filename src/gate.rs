@@ -36,6 +36,7 @@
 //! ```
 
 pub mod rates;
+pub mod spends;
 
 use crate::clock::Timestamp;
 use crate::domain::{ChainHead, DecisionId, OperationId, OtSetup, ProfileId};
@@ -106,6 +107,21 @@ impl Allowed {
     pub async fn record(&self, tx: &mut Tx<'_>) -> Result<DecisionId, StoreError> {
         decisions::insert(tx, &self.decision).await?;
         Ok(self.decision.decision_id)
+    }
+}
+
+impl Allowed {
+    /// Records that rules allowed it and a limit did not.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn record_limit(&self, tx: &mut Tx<'_>, limit: &str) -> Result<(), StoreError> {
+        let denied = DecisionRow {
+            allowed: false,
+            rules: format!("limit:{limit}"),
+            ..self.decision.clone()
+        };
+        decisions::insert(tx, &denied).await
     }
 }
 

@@ -12,8 +12,10 @@ use crate::clock::Timestamp;
 use crate::domain::RateClass;
 
 pub mod file;
+pub mod spend;
 
 pub use file::FileError;
+pub use spend::SpendLimit;
 
 /// At most so many requests of a class in any so many seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,7 @@ fn seconds_until(at: Timestamp, now: Timestamp) -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     rates: [Rate; RateClass::ALL.len()],
+    spends: Vec<SpendLimit>,
 }
 
 impl Limits {
@@ -135,6 +138,12 @@ impl Limits {
         &self.rates
     }
 
+    /// Every spending limit, in the order of the file.
+    #[must_use]
+    pub fn spends(&self) -> &[SpendLimit] {
+        &self.spends
+    }
+
     /// The rates that admit more than those that the program comes with.
     #[must_use]
     pub fn raised(&self) -> Vec<Rate> {
@@ -152,19 +161,22 @@ pub struct InForce {
     current: RwLock<Arc<Limits>>,
     /// Without one, those that the program comes with.
     file: Option<PathBuf>,
+    /// The chains that a limit may name.
+    chains: Vec<u64>,
     /// One reload at a time: the last one asked for wins.
     reloading: Mutex<()>,
 }
 
 impl InForce {
-    /// The limits of a file, or those that the program comes with.
+    /// The limits of a file, for these chains, or those that the program comes with.
     ///
     /// # Errors
     /// [`FileError`] names file and line.
-    pub fn open(file: Option<&Path>) -> Result<Self, FileError> {
+    pub fn open(file: Option<&Path>, chains: Vec<u64>) -> Result<Self, FileError> {
         Ok(Self {
-            current: RwLock::new(Arc::new(load(file)?)),
+            current: RwLock::new(Arc::new(load(file, &chains)?)),
             file: file.map(Path::to_owned),
+            chains,
             reloading: Mutex::default(),
         })
     }
@@ -184,15 +196,15 @@ impl InForce {
             .reloading
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let limits = load(self.file.as_deref())?;
+        let limits = load(self.file.as_deref(), &self.chains)?;
         let changed = *self.current() != limits;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
         Ok(changed)
     }
 }
 
-fn load(file: Option<&Path>) -> Result<Limits, FileError> {
-    file.map_or_else(|| Ok(file::builtin()), file::load)
+fn load(file: Option<&Path>, chains: &[u64]) -> Result<Limits, FileError> {
+    file.map_or_else(|| Ok(file::builtin()), |file| file::load(file, chains))
 }
 
 /// What the limiter found for one request, for the headers of its answer.

@@ -21,6 +21,7 @@ pub mod sealed;
 pub mod settlement;
 pub mod show;
 pub mod sign;
+pub mod spends;
 pub mod steps;
 pub mod turns;
 

@@ -38,6 +38,7 @@ pub mod retention;
 pub mod schema;
 pub mod sessions;
 pub mod shares;
+pub mod spends;
 pub mod steps;
 pub mod transactions;
 mod writer;

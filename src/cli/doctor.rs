@@ -86,7 +86,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 
 fn limits(config: &Config) -> Result<String, Failure> {
     let file = config.policy.limits.as_deref();
-    let limits = InForce::open(file)?.current();
+    let chains = config.chains.iter().map(|chain| chain.id).collect();
+    let limits = InForce::open(file, chains)?.current();
     let said = |rate: &Rate| {
         let (class, requests, seconds) = (rate.class.as_str(), rate.requests, rate.seconds);
         format!("{class} {requests} per {seconds}s")

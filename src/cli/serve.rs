@@ -81,7 +81,7 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
         .map(|chain| (chain.id, chain.rpc_url))
         .collect();
     let chains = Arc::new(Chains::new(nodes, NodeLimits::default())?);
-    let limits = Arc::new(limits(&config)?);
+    let limits = Arc::new(limits(&config, chains.ids().collect())?);
     let directory = config.policy.directory.as_deref();
     let policy = Policy::new(policy_files::load(directory).map_err(Failure::usage)?);
     let token = tokio::task::block_in_place(|| token::open(&config.hsm))?;
@@ -98,8 +98,8 @@ pub async fn run(mut config: Config) -> Result<(), Failure> {
 }
 
 /// The limits of the configuration.
-fn limits(config: &Config) -> Result<InForce, Failure> {
-    let limits = InForce::open(config.policy.limits.as_deref()).map_err(Failure::usage)?;
+fn limits(config: &Config, chains: Vec<u64>) -> Result<InForce, Failure> {
+    let limits = InForce::open(config.policy.limits.as_deref(), chains).map_err(Failure::usage)?;
     if config.environment_kind == EnvironmentKind::Production {
         for rate in limits.current().raised() {
             let (class, requests, seconds) = (rate.class.as_str(), rate.requests, rate.seconds);

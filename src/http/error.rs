@@ -226,6 +226,9 @@ impl From<Error> for ApiError {
             Error::KeyQuarantined => Self::new(Code::KeyQuarantined, message),
             Error::KeyRefreshRequired => Self::new(Code::KeyRefreshRequired, message),
             Error::RateLimited(exceeded) => Self::rate_exceeded(exceeded, message),
+            Error::LimitReached(reached) => {
+                Self::new(Code::PolicyDenied, message).details(format!("limit: {}", reached.name))
+            }
             Error::PolicyDenied => Self::new(Code::PolicyDenied, message),
             Error::ChainNotAllowed(_) => Self::new(Code::ChainNotAllowed, message),
             Error::PolicyChanged => Self::new(Code::PolicyChanged, message),

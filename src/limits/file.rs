@@ -10,6 +10,10 @@ use toml::Spanned;
 use super::{Limits, Rate};
 use crate::domain::RateClass;
 
+mod spends;
+
+use spends::SpendTable;
+
 /// The limits that the program comes with; an operator's file begins as a copy of it.
 const BUILTIN: &str = include_str!("../../policies/limits.toml");
 
@@ -47,6 +51,8 @@ pub enum FileError {
 struct File {
     #[serde(default)]
     rates: RateTables,
+    #[serde(default)]
+    spend: Vec<SpendTable>,
 }
 
 /// `[rates]`. One that is left out is that of the program.
@@ -90,7 +96,8 @@ struct Problem {
 #[must_use]
 pub fn builtin() -> Limits {
     // A test shows that the text is in order. If it were not, nothing would be admitted.
-    parse(BUILTIN).unwrap_or_else(|_| Limits {
+    parse(BUILTIN, &[]).unwrap_or_else(|_| Limits {
+        spends: Vec::new(),
         rates: RateClass::ALL.map(|class| Rate {
             class,
             requests: 0,
@@ -99,16 +106,16 @@ pub fn builtin() -> Limits {
     })
 }
 
-/// The limits of a file.
+/// The limits of a file; `chains` are those that it may name.
 ///
 /// # Errors
 /// [`FileError`] says where it is wrong.
-pub fn load(file: &Path) -> Result<Limits, FileError> {
+pub fn load(file: &Path, chains: &[u64]) -> Result<Limits, FileError> {
     let text = fs::read_to_string(file).map_err(|cause| FileError::Read {
         file: file.to_owned(),
         cause,
     })?;
-    parse(&text).map_err(|Problem { place, problem }| {
+    parse(&text, chains).map_err(|Problem { place, problem }| {
         let before = text.as_bytes().get(..place.start).unwrap_or_default();
         FileError::Invalid {
             file: file.to_owned(),
@@ -118,7 +125,7 @@ pub fn load(file: &Path) -> Result<Limits, FileError> {
     })
 }
 
-fn parse(text: &str) -> Result<Limits, Problem> {
+fn parse(text: &str, chains: &[u64]) -> Result<Limits, Problem> {
     let file: File = toml::from_str(text).map_err(|error| Problem {
         place: error.span().unwrap_or_default(),
         problem: error.message().to_owned(),
@@ -131,7 +138,8 @@ fn parse(text: &str) -> Result<Limits, Problem> {
             rate.seconds = number(&table.seconds, MAX_SECONDS, class, "seconds")?;
         }
     }
-    Ok(Limits { rates })
+    let spends = spends::spends(&file.spend, chains)?;
+    Ok(Limits { rates, spends })
 }
 
 /// The rate of a class that a file does not name: that of the seed.
@@ -187,12 +195,12 @@ mod tests {
 
     #[test]
     fn a_rate_that_a_file_leaves_out_is_the_usual_one() {
-        let limits = parse("[rates]\nsigning = { requests = 20, seconds = 60 }\n").unwrap();
+        let limits = parse("[rates]\nsigning = { requests = 20, seconds = 60 }\n", &[]).unwrap();
         assert_eq!(limits.rate(RateClass::Signing).requests, 20);
         assert_eq!(limits.rate(RateClass::Backup), usual(RateClass::Backup));
         let raised: Vec<_> = limits.raised().iter().map(|rate| rate.class).collect();
         assert_eq!(raised, [RateClass::Signing]);
-        assert_eq!(parse("").unwrap(), builtin());
+        assert_eq!(parse("", &[]).unwrap(), builtin());
     }
 
     #[test]
@@ -218,7 +226,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let file = directory.path().join("limits.toml");
             std::fs::write(&file, &text).unwrap();
-            let error = load(&file).unwrap_err();
+            let error = load(&file, &[]).unwrap_err();
             let FileError::Invalid { line: found, ref problem, .. } = error else {
                 panic!("{text}: {error}");
             };
@@ -227,6 +235,6 @@ mod tests {
             assert!(error.to_string().starts_with(&format!("{}:{line}: ", file.display())));
         }
         let missing = std::path::Path::new("/nonexistent/limits.toml");
-        assert!(matches!(load(missing), Err(FileError::Read { .. })));
+        assert!(matches!(load(missing, &[]), Err(FileError::Read { .. })));
     }
 }

@@ -3,8 +3,10 @@
 use crate::domain::InstanceId;
 use crate::gate::NotPermitted;
 use crate::gate::rates::NotCounted;
+use crate::gate::spends::NotReserved;
 use crate::identity::replay::NotSpent;
 use crate::limits::Exceeded;
+use crate::limits::spend::Reached;
 use crate::sessions::Refusal;
 use crate::store::{CommitError, StoreError};
 
@@ -50,6 +52,9 @@ pub enum Error {
     /// Policy said no.
     #[error("policy does not allow this")]
     PolicyDenied,
+    /// A spending limit said no.
+    #[error("a spending limit does not allow this")]
+    LimitReached(Reached),
     /// The chain is not one of ours.
     #[error("chain {0} is not served by this appliance")]
     ChainNotAllowed(u64),
@@ -151,6 +156,21 @@ impl From<NotCounted> for CommitError<Error> {
         match reason {
             NotCounted::Exceeded(exceeded) => Self::Refused(Error::RateLimited(exceeded)),
             NotCounted::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl From<Reached> for Error {
+    fn from(reached: Reached) -> Self {
+        Self::LimitReached(reached)
+    }
+}
+
+impl From<NotReserved> for Error {
+    fn from(reason: NotReserved) -> Self {
+        match reason {
+            NotReserved::Reached(reached) => reached.into(),
+            NotReserved::Store(error) => error.into(),
         }
     }
 }

@@ -9,7 +9,7 @@ use alloy_primitives::Address;
 
 use super::denial::told;
 use super::steps::Steps;
-use super::{Error, facts};
+use super::{Error, facts, spends};
 use crate::chain::{
     Chains, FeePolicy, FeeRefusal, Terms, TransactionRequest, Unsigned1559, UnsignedFields,
 };
@@ -19,10 +19,12 @@ use crate::domain::{
     RateSubject, SessionId, SessionKind, SessionState, TransactionId,
 };
 use crate::gate::rates::Metering;
+use crate::gate::spends::Spending;
 use crate::gate::{Allowed, Denied};
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
+use crate::limits::spend::Payer;
 use crate::policy::Asked;
 use crate::sessions::{self, Refusal};
 use crate::store::idempotency::{self, Kept, Scope};
@@ -122,6 +124,11 @@ impl PrepareTransaction {
         };
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
+        let payer = Payer {
+            profile: id,
+            tenant: owner.tenant().clone(),
+        };
+        let spending = Spending::new(&self.steps.limits, payer);
         let operation = Prepare {
             owner,
             proof,
@@ -129,6 +136,7 @@ impl PrepareTransaction {
             request,
             address,
             terms,
+            spending,
             lowest_nonce,
             server_nonce,
             allowed,
@@ -254,6 +262,12 @@ impl From<Error> for Refused {
 
 /// What is recorded of a request that was refused after it was counted. The error's own text may be a node's.
 fn refusal(profile: ProfileId, error: &Error) -> AuditRecord {
+    if let Error::LimitReached(reached) = error {
+        return AuditRecord::done(AuditEvent::TransactionDenied)
+            .outcome(AuditOutcome::Denied)
+            .profile(profile)
+            .detail(format!("limit:{}", reached.name));
+    }
     let (outcome, why) = match error {
         Error::ChainUnavailable => (AuditOutcome::Failed, "the chain's node"),
         Error::PolicyDenied => (AuditOutcome::Denied, "the fees"),
@@ -331,6 +345,7 @@ struct Prepare {
     request: Request,
     address: [u8; 20],
     terms: Terms,
+    spending: Spending,
     lowest_nonce: u64,
     server_nonce: [u8; 32],
     allowed: Allowed,
@@ -347,6 +362,10 @@ impl Operation for Prepare {
         Key::profile(self.request.profile_id)
     }
 
+    fn also(&self) -> Key {
+        self.spending.key()
+    }
+
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
@@ -354,17 +373,21 @@ impl Operation for Prepare {
         self.proof.spend(tx).await?;
         let generation = self.check(tx).await.map_err(CommitError::Refused)?;
         self.metering.take(tx).await?;
-        let unsigned = match self.build(tx).await {
+        let session_id = SessionId::generate();
+        let unsigned = match self.build(tx, session_id).await {
             Ok(unsigned) => unsigned,
             Err(error @ Error::StoreUnavailable(_)) => return Err(CommitError::Refused(error)),
             // Nothing else is written yet.
             Err(error) => {
+                if let Error::LimitReached(reached) = &error {
+                    self.allowed.record_limit(tx, &reached.name).await?;
+                }
                 let record = refusal(self.request.profile_id, &error);
                 return Ok((Err(error), record));
             }
         };
         let session = SessionRow {
-            session_id: SessionId::generate(),
+            session_id,
             kind: SessionKind::Sign,
             profile_id: self.request.profile_id,
             device_key_id: self.owner.device_key_id().clone(),
@@ -428,8 +451,8 @@ impl Prepare {
         Ok(profile.generation)
     }
 
-    /// The transaction with the lowest nonce that no living transaction of ours holds.
-    async fn build(&self, tx: &mut Tx<'_>) -> Result<Unsigned1559, Error> {
+    /// The transaction with the lowest nonce, what it may spend reserved. It has the nonce that no living transaction of ours holds.
+    async fn build(&self, tx: &mut Tx<'_>, session: SessionId) -> Result<Unsigned1559, Error> {
         let waiting = crate::store::sessions::count_created(tx, self.request.profile_id).await?;
         if waiting >= MAX_WAITING {
             return Err(Error::StateConflict {
@@ -457,8 +480,11 @@ impl Prepare {
             }
             nonce = nonce.checked_add(1).ok_or(Error::ChainUnavailable)?;
         }
-        Unsigned1559::new(&self.request.transaction, nonce, self.terms)
-            .map_err(|error| Error::InvalidRequest(error.to_string()))
+        let unsigned = Unsigned1559::new(&self.request.transaction, nonce, self.terms)
+            .map_err(|error| Error::InvalidRequest(error.to_string()))?;
+        let spends = spends::of(self.spending.limits(), &unsigned)?;
+        self.spending.reserve(tx, session, &spends).await?;
+        Ok(unsigned)
     }
 }
 

@@ -22,9 +22,11 @@ use crate::domain::{
     SessionKind, SessionState, Suspicion, TenantId,
 };
 use crate::gate::rates::Metering;
+use crate::gate::spends::Spending;
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
+use crate::limits::spend::Payer;
 use crate::policy::Asked;
 use crate::sessions::conclude::Effect;
 use crate::sessions::{self, Arrival, Fresh, Refusal, Session};
@@ -251,7 +253,12 @@ impl Sign {
         let proof = self.judge(owner, &profile, session_id, proof).await?;
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
+        let payer = Payer {
+            profile: profile.profile_id,
+            tenant: owner.tenant().clone(),
+        };
         let operation = Restart {
+            spending: Spending::new(&self.steps.limits, payer),
             proof,
             once,
             session_id,
@@ -432,6 +439,7 @@ fn finish(admitted: &Admitted, product: Product) -> (Effect, Result<Made, Error>
 /// Starts the next attempt: the same transaction, the same chain nonce, fresh protocol nonces.
 struct Restart {
     proof: RequestProof,
+    spending: Spending,
     once: Option<Once>,
     session_id: SessionId,
     profile_id: ProfileId,
@@ -450,6 +458,10 @@ impl Operation for Restart {
 
     fn key(&self) -> Key {
         Key::profile(self.profile_id)
+    }
+
+    fn also(&self) -> Key {
+        self.spending.key()
     }
 
     async fn apply(
@@ -489,6 +501,7 @@ impl Operation for Restart {
                 again: false,
             }));
         }
+        self.reserve(tx).await.map_err(refuse)?;
         decisions::extend(tx, session.decision_id, expires_at).await?;
         let next = next.write(tx).await?;
         let next = next.ok_or(refuse(Refusal::Busy.into()))?;
@@ -506,5 +519,16 @@ impl Operation for Restart {
             server_nonce: next.server_nonce,
         };
         Ok((restarted, record))
+    }
+}
+
+impl Restart {
+    /// What the transaction may spend was given back with the attempt before.
+    async fn reserve(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let row = transactions::of_session(tx, self.session_id).await?;
+        let payload = row.ok_or(Error::Internal)?.payload;
+        let unsigned = Unsigned1559::from_payload(&payload).map_err(|_| Error::Internal)?;
+        let spends = super::spends::of(self.spending.limits(), &unsigned)?;
+        Ok(self.spending.reserve(tx, self.session_id, &spends).await?)
     }
 }

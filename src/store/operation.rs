@@ -21,6 +21,8 @@ impl Key {
     pub const RETENTION: Self = Self(Some(3));
     /// The list of bans.
     pub const BANS: Self = Self(Some(4));
+    /// Spending limits that add up what several profiles spend.
+    pub const SPENDING: Self = Self(Some(5));
 
     /// A profile with its key, sessions and transactions.
     #[must_use]

@@ -51,6 +51,7 @@ const MIGRATIONS: &[Migration] = migrations![
     7 "key_states" "0007_key_states.sql",
     8 "limits" "0008_limits.sql",
     9 "decisions" "0009_decisions.sql",
+    10 "spends" "0010_spends.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

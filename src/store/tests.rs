@@ -60,6 +60,7 @@ mod plans;
 mod rates_tests;
 mod replay_tests;
 mod retention_tests;
+mod spends_tests;
 mod states_tests;
 mod two_processes_tests;
 

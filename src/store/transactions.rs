@@ -1,7 +1,7 @@
 //! Transactions: what is to be signed, what was signed, and how it fares on its chain.
 
 use super::engine::{Row, values};
-use super::{Key, Reads, StoreError, Tx, Upkeep, to_i64};
+use super::{Key, Reads, StoreError, Tx, Upkeep, spends, to_i64};
 use crate::clock::Timestamp;
 use crate::domain::{ProfileId, SessionId, TransactionId};
 
@@ -229,7 +229,7 @@ pub async fn insert(tx: &mut Tx<'_>, row: &TransactionRow) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Gives the nonce of an unsigned transaction back.
+/// Gives the nonce of an unsigned transaction back, and what it claimed of spending limits.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -241,15 +241,17 @@ pub async fn release(tx: &mut Tx<'_>, session: SessionId) -> Result<(), StoreErr
         values![session.to_string(), now],
     )
     .await?;
-    Ok(())
+    spends::release(tx, session).await
 }
 
-/// Takes a released nonce again for a new attempt; false if another transaction holds it now.
+/// Takes a released nonce again for a new attempt; false if another transaction holds it now. What it may spend is to be
+/// claimed again.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
 pub async fn reclaim(tx: &mut Tx<'_>, session: SessionId) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
+    spends::release(tx, session).await?;
     tx.execute_one(
         "UPDATE transactions SET state = 'prepared', updated_at = $2 \
          WHERE session_id = $1 AND state IN ('prepared', 'released') AND NOT EXISTS ( \
@@ -261,7 +263,7 @@ pub async fn reclaim(tx: &mut Tx<'_>, session: SessionId) -> Result<bool, StoreE
     .await
 }
 
-/// Stores the signed bytes, if the transaction still holds its nonce unsigned; false if not.
+/// Stores the signed bytes, if the transaction still holds its nonce unsigned; false if not. From here on it has spent.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -272,12 +274,17 @@ pub async fn set_signed(
     tx_hash: &[u8; 32],
 ) -> Result<bool, StoreError> {
     let now = tx.now().as_micros();
-    tx.execute_one(
-        "UPDATE transactions SET state = 'broadcasting', raw = $2, tx_hash = $3, due_at = $4, \
+    let signed = tx
+        .execute_one(
+            "UPDATE transactions SET state = 'broadcasting', raw = $2, tx_hash = $3, due_at = $4, \
          updated_at = $4 WHERE session_id = $1 AND state = 'prepared'",
-        values![session.to_string(), raw, tx_hash, now],
-    )
-    .await
+            values![session.to_string(), raw, tx_hash, now],
+        )
+        .await?;
+    if signed {
+        spends::commit(tx, session).await?;
+    }
+    Ok(signed)
 }
 
 /// Puts the next look at a transaction off.

@@ -122,7 +122,7 @@ const ATTACKS: [Attack; 43] = [
         "a26",
         "a policy that changes between verdict and signature",
         None,
-        Some("spend that is reserved with the decision comes with limits"),
+        None,
     ),
     ("a27", "what hides in a batch", None, BATCH),
     (

@@ -11,6 +11,7 @@ use crate::a01_probing::fifty_at_once;
 use crate::front_door::instance_of;
 use crate::rates;
 use crate::sessions::join_all;
+use crate::spending;
 use crate::support::signing::{json_of, refusal, signed};
 use crate::support::trap::Trap;
 use crate::support::wallet::{address, profile, send_and_mine};
@@ -105,6 +106,22 @@ async fn a25_rate_of_signatures_on_two_instances() {
     let two = one.another().await;
     let wallet = wallet_of(&one, &node, "w").await;
     rates::starts_at_once(&[&one, &two], &wallet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a26_of_two_transactions_at_two_instances_exactly_one_passes() {
+    let node = Node::start().await;
+    let mut one = Appliance::init_on_postgres(&node.url());
+    one.limit(&spending::limits(&[
+        &spending::coin("day", "profile", spending::ONE),
+        &spending::coin("tenants", "tenant", "1100000000000000000"),
+    ]));
+    one.serve().await;
+    let two = one.another().await;
+    let wallet = wallet_of(&one, &node, "w").await;
+    let other = wallet_of(&one, &node, "other").await;
+    spending::two_at_once(&[&one, &two], &[&wallet, &wallet], "day").await;
+    spending::two_at_once(&[&one, &two], &[&wallet, &other], "tenants").await;
 }
 
 const SECOND_STEPS: &str = r#"countersign_mpc_steps_total{result="done",step="sign_2"}"#;

@@ -53,5 +53,6 @@ mod revocation;
 mod routes;
 mod secrets;
 mod sessions;
+mod spending;
 mod store_faults;
 mod support;

@@ -54,7 +54,7 @@ impl Operation for Take {
 
 /// The limits that the program comes with: ten signatures in any minute.
 fn metering(class: RateClass, subject: RateSubject) -> (Metering, Meter) {
-    let (limits, meter) = (InForce::open(None).unwrap(), Meter::default());
+    let (limits, meter) = (InForce::open(None, Vec::new()).unwrap(), Meter::default());
     let metering = Metering::new(&limits, class, subject, meter.clone());
     (metering, meter)
 }

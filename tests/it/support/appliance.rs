@@ -256,6 +256,19 @@ impl Appliance {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// What `countersignd limits show` says.
+    pub(crate) fn limits_shown(&self, options: &[&str]) -> String {
+        let file = self.environment().join(format!("{}.toml", self.name));
+        let output = countersignd(&self.token)
+            .args(["limits", "show", "--config"])
+            .arg(file)
+            .args(options)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
