@@ -27,7 +27,7 @@ use crate::domain::{
 use crate::gate::Permit;
 use crate::store::profiles::ProfileRow;
 use crate::store::shares::ShareRow;
-use crate::store::{Committed, Store};
+use crate::store::{Committed, Store, StoreError, steps as records};
 use crate::telemetry::metrics::{HsmCall, Metrics, Step, StepResult};
 
 pub mod anchor;
@@ -36,6 +36,7 @@ mod emptying;
 pub mod guard;
 pub mod kem;
 mod kept;
+mod ledger;
 pub mod listing;
 mod places;
 pub mod response_keys;
@@ -44,6 +45,7 @@ mod steps;
 use guard::{Guard, Objection};
 pub use kem::{KemError, KemRing, Message};
 use kept::KeptStates;
+use ledger::Ledger;
 use places::Places;
 pub use places::{EngineSlot, QueuePlace};
 pub use response_keys::{Identity, ResponseKeys};
@@ -180,6 +182,7 @@ pub struct Custody {
     share_keks: HashMap<TenantId, KekId>,
     places: Places,
     kept: KeptStates,
+    ledger: Ledger,
     kept_seconds: i64,
     metrics: Arc<Metrics>,
 }
@@ -212,6 +215,7 @@ impl Custody {
             share_keks,
             places: Places::new(capacity.cores),
             kept: KeptStates::default(),
+            ledger: Ledger::default(),
             kept_seconds: capacity.kept_seconds,
             metrics,
         }
@@ -245,6 +249,7 @@ impl Custody {
         let permit = permit.into_inner();
         let started = Instant::now();
         let step = step_label(permit.session().kind, permit.step());
+        let _begun = self.ledger.begin(permit.id());
         let verdict = match step {
             Step::KeygenRound1 => self.keygen_1(&permit, message).await,
             Step::KeygenRound2 => self.keygen_2(&permit, message).await,
@@ -275,6 +280,32 @@ impl Custody {
         self.guard.condemn(profile, permit.ot_setup());
     }
 
+    /// Looks up the records of what was unwrapped. If one is missing, the database has lost or never kept what it
+    /// acknowledged, and nothing is unwrapped any more.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails: what is not looked up now is looked up the next time.
+    pub async fn prove_unwraps(&self) -> Result<(), StoreError> {
+        let unproven = self.ledger.unproven();
+        if unproven.is_empty() || self.guard.is_stopped() {
+            return Ok(());
+        }
+        let mut reader = self.store.reader().await?;
+        for permits in unproven.chunks(records::RECORDED_AT_ONCE) {
+            let recorded = records::recorded(&mut reader, permits).await?;
+            for permit in permits {
+                if recorded.contains(permit) {
+                    self.ledger.proven(*permit);
+                    self.metrics.unwrap_proven();
+                } else {
+                    tracing::error!(%permit, "a share was unwrapped, and there is no record of it");
+                    self.guard.contradicted();
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets the kept state of sessions that are past their time, and says how many live on.
     pub fn sweep(&self, now: Timestamp) {
         let open = self.kept.sweep(now);
@@ -292,6 +323,13 @@ impl Custody {
         let missing = || Verdict::recoverable(Failure::BadShare, "the key share is missing");
         let row = permit.share().ok_or_else(missing)?;
         let profile = permit.profile().profile_id;
+        if !self.ledger.unwrap(permit.id()) {
+            self.guard.contradicted();
+            return Err(Verdict::recoverable(
+                Failure::Unavailable,
+                "the permit was used before",
+            ));
+        }
         self.metrics.share_unwrapped();
         let started = Instant::now();
         let sealed = (row.sealed.clone(), self.aad(permit.profile(), row));

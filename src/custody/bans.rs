@@ -29,6 +29,9 @@ pub enum Mismatch {
     /// It lost the verdict about a wallet that this process caught.
     #[error("a wallet was caught and is not in its list of bans")]
     VerdictGone,
+    /// It has no record of a share that was unwrapped, or a permit was used twice.
+    #[error("a share was unwrapped without a record of its own")]
+    RecordGone,
     /// It has another link in this place.
     #[error("link {0} of its audit chain is another one")]
     LinkAltered(i64),

@@ -226,6 +226,11 @@ impl Guard {
         Ok(())
     }
 
+    /// A share was unwrapped that the database has no record of: nothing is checked any more.
+    pub(super) fn contradicted(&self) {
+        self.stop(Mismatch::RecordGone);
+    }
+
     /// Whether this process checks nothing any more.
     #[must_use]
     pub fn is_stopped(&self) -> bool {

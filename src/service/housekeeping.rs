@@ -53,6 +53,9 @@ impl Housekeeping {
             if let Err(error) = self.steps.membership.reap().await {
                 error.log("checks of dead instances could not be ended");
             }
+            if let Err(error) = self.steps.custody.prove_unwraps().await {
+                error.log("the records of unwrapped shares could not be looked up");
+            }
             match self.steps.end_forgotten(&forgotten).await {
                 Ok(found) => forgotten = found,
                 Err(error) => error.log("forgotten checks could not be ended"),

@@ -1,6 +1,8 @@
 //! One row per permit: what makes `unwraps <= records <= permits` countable.
 
-use super::engine::values;
+use std::collections::HashSet;
+
+use super::engine::{Value, values};
 use super::{Reads, StoreError, Tx};
 use crate::domain::{OperationId, SessionId};
 
@@ -85,6 +87,36 @@ pub async fn was_orphaned(reads: &mut impl Reads, permit: OperationId) -> Result
         .await?;
     let Some(row) = row else { return Ok(false) };
     Ok(row.of("steps").text("outcome")? == StepOutcome::Orphaned.as_str())
+}
+
+/// How many permits [`recorded`] looks up in one query.
+pub const RECORDED_AT_ONCE: usize = 16;
+
+/// Which of these permits have both their step and their audit record.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn recorded(
+    reads: &mut impl Reads,
+    permits: &[OperationId],
+) -> Result<HashSet<OperationId>, StoreError> {
+    let mut asked: Vec<Value<'_>> = permits
+        .iter()
+        .take(RECORDED_AT_ONCE)
+        .map(|permit| permit.to_string().into())
+        .collect();
+    asked.resize(RECORDED_AT_ONCE, Value::Text(None));
+    let rows = reads
+        .query(
+            "SELECT steps.permit_id FROM steps \
+             JOIN audit_records ON audit_records.operation_id = steps.permit_id \
+             WHERE steps.permit_id IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            &asked,
+        )
+        .await?;
+    rows.into_iter()
+        .map(|row| row.of("steps").parsed("permit_id", OperationId::parse))
+        .collect()
 }
 
 /// Ends every open step of a session whose process died.

@@ -252,6 +252,8 @@ metrics! {
     permits: IntCounter = "countersign_permits_total" [];
     /// Audit records of protocol steps. Never more than permits.
     records: IntCounter = "countersign_step_records_total" [];
+    /// Unwrapped shares whose record was found in the database afterwards: within seconds as many as were unwrapped.
+    unwraps_proven: IntCounter = "countersign_share_unwraps_proven_total" [];
     /// Calls to the token, by class of the error or "ok".
     hsm_calls: IntCounterVec = "countersign_hsm_calls_total" ["call", "result"];
     /// Time of a call to the token, queueing included.
@@ -333,6 +335,11 @@ impl Metrics {
     /// The token unwraps a share.
     pub fn share_unwrapped(&self) {
         self.unwraps.inc();
+    }
+
+    /// The record of an unwrapped share was found in the database.
+    pub fn unwrap_proven(&self) {
+        self.unwraps_proven.inc();
     }
 
     /// A protocol step was permitted.

@@ -36,6 +36,7 @@ mod hostile_messages;
 mod identity;
 mod indistinguishable;
 mod instances;
+mod invariant;
 mod kem;
 mod lifecycle;
 mod limits;
