@@ -48,6 +48,9 @@ use crate::store::shares::{self, ShareRow};
 use crate::store::transactions::{self, TransactionRow};
 use crate::store::{StoreError, Tx, bans, steps};
 
+/// The reason of a denial that no rule gave, but a spending limit.
+pub const LIMIT: &str = "limit";
+
 /// A request that policy allowed, not yet acted on.
 #[must_use = "an allowed request is acted on or dropped, never kept"]
 pub struct Allowed {
@@ -118,7 +121,8 @@ impl Allowed {
     pub async fn record_limit(&self, tx: &mut Tx<'_>, limit: &str) -> Result<(), StoreError> {
         let denied = DecisionRow {
             allowed: false,
-            rules: format!("limit:{limit}"),
+            reason: LIMIT,
+            rules: format!("{LIMIT}:{limit}"),
             ..self.decision.clone()
         };
         decisions::insert(tx, &denied).await

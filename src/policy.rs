@@ -36,20 +36,18 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
-    use super::{Bundle, Policy};
+    use super::{Bundle, Policy, Reason};
 
     #[test]
-    fn the_matrix_is_the_one_that_was_reviewed() {
-        let actual = Bundle::builtin().unwrap().matrix();
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/matrix.txt");
-        if std::env::var_os("COUNTERSIGN_BLESS").is_some() {
-            std::fs::write(path, &actual).unwrap();
-        }
-        let reviewed = std::fs::read_to_string(path).unwrap();
-        assert_eq!(
-            actual, reviewed,
-            "what the built-in rules say has changed: bless it with COUNTERSIGN_BLESS=1 and review the difference"
-        );
+    fn every_reason_of_a_denial_is_documented_and_no_other() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/README.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (_, table) = page.split_once("| reason |").unwrap();
+        let rows = table.lines().skip(2);
+        let rows = rows.map_while(|line| line.strip_prefix("| `")?.split_once('`'));
+        let documented: Vec<&str> = rows.map(|(name, _)| name).collect();
+        let of_rules = Reason::ALL.map(Reason::as_str);
+        assert_eq!(documented, [&of_rules[..], &[crate::gate::LIMIT]].concat());
     }
 
     #[test]

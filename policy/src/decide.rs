@@ -34,7 +34,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 6] = [
+    /// Every one.
+    pub const ALL: [Self; 6] = [
         Self::Owner,
         Self::Chain,
         Self::Forbidden,

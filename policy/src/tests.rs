@@ -338,6 +338,20 @@ fn facts_are_read_back_as_they_were_written() {
     assert!(Facts::from_text(&facts.to_text().replace("\"at\"", "\"att\"")).is_err());
 }
 
+#[test]
+fn the_matrix_is_the_one_that_was_reviewed() {
+    let actual = Bundle::builtin().unwrap().matrix();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies/matrix.txt");
+    if std::env::var_os("COUNTERSIGN_BLESS").is_some() {
+        std::fs::write(path, &actual).unwrap();
+    }
+    let reviewed = std::fs::read_to_string(path).unwrap();
+    assert_eq!(
+        actual, reviewed,
+        "what the built-in rules say has changed: bless it with COUNTERSIGN_BLESS=1 and review the difference"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
