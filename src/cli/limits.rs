@@ -1,5 +1,7 @@
 //! `countersignd limits show`: the limits, and how much of them is left.
 
+use std::sync::Arc;
+
 use alloy_primitives::U256;
 use clap::Subcommand;
 
@@ -8,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::domain::{ProfileId, RateClass, RateSubject, TenantId};
 use crate::limits::spend::{Payer, Per, SpendLimit};
-use crate::limits::{InForce, Log, Rate};
+use crate::limits::{InForce, Limits, Log, Rate};
 use crate::store::{Reader, Store, StoreError, limits, profiles, spends};
 
 /// What `countersignd limits` does.
@@ -39,11 +41,7 @@ struct NoProfile(String);
 /// # Errors
 /// Exit code 2 when the limits are not good or there is no such profile.
 pub(super) async fn show(config: Config, options: &Show) -> Result<(), Failure> {
-    let file = config.policy.limits.as_deref();
-    let chains = config.chains.iter().map(|chain| chain.id).collect();
-    let in_force = InForce::open(file, chains)
-        .map_err(Failure::usage)?
-        .current();
+    let in_force = of_configuration(&config)?;
     let mut reader = Store::inspect(config.store).await?;
     let now = reader.server_clock().await?;
     let profile = match &options.profile {
@@ -52,13 +50,13 @@ pub(super) async fn show(config: Config, options: &Show) -> Result<(), Failure> 
     };
     for rate in in_force.rates() {
         let used = match &profile {
-            Some(payer) => used(&mut reader, rate, payer.profile, now).await?,
+            Some(payer) => {
+                let subject = RateSubject::Profile(payer.profile);
+                used(&mut reader, rate, subject, now).await?
+            }
             None => String::new(),
         };
-        let (class, requests, seconds) = (rate.class.as_str(), rate.requests, rate.seconds);
-        output::line(format_args!(
-            "rate   {class:<15} {requests} per {seconds}s{used}"
-        ));
+        output::line(format_args!("rate   {}{used}", described_rate(rate)));
     }
     for limit in in_force.spends() {
         for (whose, payer) in payers(limit, profile.as_ref(), &config.tenants) {
@@ -72,6 +70,13 @@ pub(super) async fn show(config: Config, options: &Show) -> Result<(), Failure> 
     Ok(())
 }
 
+/// The limits that a configuration names.
+pub(super) fn of_configuration(config: &Config) -> Result<Arc<Limits>, Failure> {
+    let chains = config.chains.iter().map(|chain| chain.id).collect();
+    let in_force = InForce::open(config.policy.limits.as_deref(), chains);
+    Ok(in_force.map_err(Failure::usage)?.current())
+}
+
 async fn payer(reader: &mut Reader, id: &str) -> Result<Payer, Failure> {
     let none = || Failure::usage(NoProfile(id.to_owned()));
     let profile = ProfileId::parse(id).map_err(|_| none())?;
@@ -82,13 +87,13 @@ async fn payer(reader: &mut Reader, id: &str) -> Result<Payer, Failure> {
     })
 }
 
-async fn used(
+/// How much of a rate a subject has used, and has left.
+pub(super) async fn used(
     reader: &mut Reader,
     rate: &Rate,
-    profile: ProfileId,
+    subject: RateSubject,
     now: Timestamp,
 ) -> Result<String, StoreError> {
-    let subject = RateSubject::Profile(profile);
     let (class, since): (RateClass, _) = (rate.class, rate.since(now));
     let (count, oldest) = limits::count(reader, class, subject, since).await?;
     let left = rate.standing(Log { count, oldest }, now).remaining;
@@ -124,7 +129,12 @@ fn payers(
     }
 }
 
-fn described(limit: &SpendLimit) -> String {
+pub(super) fn described_rate(rate: &Rate) -> String {
+    let (class, requests, seconds) = (rate.class.as_str(), rate.requests, rate.seconds);
+    format!("{class:<15} {requests} per {seconds}s")
+}
+
+pub(super) fn described(limit: &SpendLimit) -> String {
     let asset = limit.asset.token.map_or_else(
         || "native".to_owned(),
         |token| format!("0x{}", hex::encode(token)),
@@ -139,20 +149,29 @@ fn described(limit: &SpendLimit) -> String {
     )
 }
 
-/// What counts now, of what is in the rows.
 async fn claimed(
     reader: &mut Reader,
     limit: &SpendLimit,
     payer: &Payer,
     now: Timestamp,
 ) -> Result<String, StoreError> {
+    let sum = sum(reader, limit, &limit.bucket(payer, None), now).await?;
+    Ok(format!(": {sum} claimed, {} left", limit.left(sum)))
+}
+
+/// What counts now, of what is in the rows.
+pub(super) async fn sum(
+    reader: &mut Reader,
+    limit: &SpendLimit,
+    bucket: &str,
+    now: Timestamp,
+) -> Result<U256, StoreError> {
     let since = now.plus_seconds(-i64::from(limit.seconds));
-    let claims = spends::claims(reader, &limit.bucket(payer, None)).await?;
+    let claims = spends::claims(reader, bucket).await?;
     let counts = claims
         .into_iter()
         .filter(|claim| !(claim.released || (claim.committed && claim.at <= since)));
-    let sum = counts.fold(U256::ZERO, |sum, claim| {
+    Ok(counts.fold(U256::ZERO, |sum, claim| {
         sum.saturating_add(U256::from_be_bytes(claim.amount))
-    });
-    Ok(format!(": {sum} claimed, {} left", limit.left(sum)))
+    }))
 }

@@ -1,13 +1,15 @@
 //! `countersignd policy …`: the rules, for those who write them and for those who answer for them.
 
+mod explain;
 mod recorded;
 mod request;
+mod standing;
 
 use std::path::{Path, PathBuf};
 
 use super::{Failure, output};
 use crate::clock;
-use crate::policy::{Asked, Bundle, Facts, Reason, Verdict};
+use crate::policy::{Bundle, Facts, Reason, Verdict};
 use crate::service::policy_files;
 use crate::store::decisions::Recorded;
 
@@ -32,7 +34,7 @@ them, those before stay in force.
   countersignd policy diff OLD NEW --config FILE
                                     the same, on the requests that an appliance judged in the last days
   countersignd policy explain --decision ID --config FILE
-                                    says why a decision was made, and what the rules say now
+                                    says why a decision was made, what the rules say now, and what is left of the limits
 
 These verbs change nothing. They need no token and no running appliance, and only those with --config a database.";
 
@@ -44,8 +46,8 @@ pub(super) enum Verb {
     Check(Rules),
     /// Run test tables: requests, and what the rules must say of them
     Test(Test),
-    /// Say what the rules say of a request, which of them decided, and what they saw of it
-    Explain(Explain),
+    /// Say what the rules say of a request, which of them decided, what they saw of it, and which limits it falls under
+    Explain(explain::Explain),
     /// Print the verdicts on a fixed set of requests: one page for a review
     Matrix(Rules),
     /// Say which verdicts on requests differ between two sets of rules
@@ -68,27 +70,6 @@ pub(super) struct Test {
     /// Directory of the test tables; DIR/tests without it
     #[arg(long, value_name = "DIR")]
     tests: Option<PathBuf>,
-}
-
-/// Options of `policy explain`.
-#[derive(clap::Args)]
-pub(super) struct Explain {
-    #[command(flatten)]
-    rules: Rules,
-    /// A file with a table [request], written as in a test table
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present = "decision",
-        conflicts_with = "decision"
-    )]
-    request: Option<PathBuf>,
-    /// A decision that was recorded: what was said then, and what the rules say now
-    #[arg(long, value_name = "ID", requires = "config")]
-    decision: Option<String>,
-    /// The configuration: its database has the decision, its rules are asked where no DIR is given
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Options of `policy diff`.
@@ -142,7 +123,7 @@ pub(super) async fn run(verb: &Verb) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Test(options) => test(options),
-        Verb::Explain(options) => explain(options).await,
+        Verb::Explain(options) => explain::run(options).await,
         Verb::Diff(options) => diff(options).await,
     }
 }
@@ -236,109 +217,6 @@ fn told(verdict: &Verdict) -> String {
         Some(Reason::SecondFactor) => format!("second-factor (now denied by {rules})"),
         Some(reason) => format!("deny ({}) by {rules}", reason.as_str()),
     }
-}
-
-async fn explain(options: &Explain) -> Result<(), Failure> {
-    if let Some(file) = &options.request {
-        let facts = request::single(file).map_err(Failure::of_problem)?;
-        say(&options.rules.load()?, &facts);
-        return Ok(());
-    }
-    let (Some(id), Some(file)) = (&options.decision, &options.config) else {
-        return Ok(());
-    };
-    let config = super::load_file(file)?;
-    let (decision, facts) = recorded::one(&config, id).await?;
-    let directory = options.rules.directory.as_ref();
-    let directory = directory.or(config.policy.directory.as_ref());
-    let bundle = policy_files::load(directory.map(PathBuf::as_path))?;
-    let then = match decision.reason.as_str() {
-        "" if decision.allowed => "allow".to_owned(),
-        reason => format!("deny ({reason})"),
-    };
-    output::line(format_args!(
-        "decided {}: {then} by {}, under version {}, hash {}",
-        decision.created_at.to_rfc3339(),
-        decision.rules,
-        decision.bundle_version,
-        hex::encode(decision.bundle_hash)
-    ));
-    output::line("the rules say now:");
-    say(&bundle, &facts);
-    Ok(())
-}
-
-fn say(bundle: &Bundle, facts: &Facts) {
-    let verdict = bundle.decide(facts);
-    output::line(told(&verdict));
-    for id in &verdict.rules {
-        let text = match bundle.rule(id) {
-            Some(rule) => format!("{}:{}: {}", rule.file, rule.line, rule.description),
-            None => "no rule permits it".to_owned(),
-        };
-        output::line(format_args!("  {id}: {text}"));
-    }
-    output::line("what the rules saw:");
-    for line in seen(facts) {
-        output::line(format_args!("  {line}"));
-    }
-    output::line(format_args!("rules: {}", title(bundle)));
-}
-
-/// The facts, a line for each.
-fn seen(facts: &Facts) -> Vec<String> {
-    let mut lines = vec![
-        format!("action              {}", facts.asked.action()),
-        format!(
-            "wallet              {} of {}, tenant {}",
-            facts.profile.id, facts.profile.owner, facts.profile.tenant
-        ),
-        format!(
-            "asked by            {} with device {}, enrolled for {} days, through a {} of tenant {}",
-            facts.device.owner,
-            facts.device.id,
-            facts.device.age_seconds / 86_400,
-            facts.device.client_role,
-            facts.device.tenant
-        ),
-        format!("second factor       {}", facts.second_factor),
-        format!("environment         {}", facts.environment),
-    ];
-    if let Asked::PrepareTransaction(content) | Asked::SignTransaction(content) = &facts.asked {
-        let list = |names: &std::collections::BTreeSet<String>| {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(" ")
-            }
-        };
-        let chain = content.chain;
-        lines.extend([
-            format!(
-                "chain               {}, configured: {}, fits the environment: {}",
-                chain.id, chain.configured, chain.fits_environment
-            ),
-            format!("to                  {}", content.to),
-            format!(
-                "value               {} gwei, and {} gwei inside",
-                content.value_gwei, content.inner_value_gwei
-            ),
-            format!(
-                "kinds               {} ({} calls)",
-                list(&content.kinds),
-                content.calls
-            ),
-            format!("contracts           {}", list(&content.contracts)),
-            format!("tokens              {}", list(&content.tokens)),
-            format!("recipients          {}", list(&content.recipients)),
-            format!("spenders            {}", list(&content.spenders)),
-            format!("sources             {}", list(&content.sources)),
-            format!("unlimited approval  {}", content.unlimited_approval),
-            format!("delegatecall        {}", content.delegatecall),
-        ]);
-    }
-    lines
 }
 
 async fn diff(options: &Diff) -> Result<(), Failure> {

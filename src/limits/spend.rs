@@ -152,6 +152,22 @@ impl SpendLimit {
         text
     }
 
+    /// What spends take of it: in all, or of each recipient whom it adds up apart. Empty if it is about something else.
+    ///
+    /// # Errors
+    /// [`Reached`] when it is more than can be counted.
+    pub fn taken(&self, spends: &[Spend]) -> Result<BTreeMap<Option<[u8; 20]>, U256>, Reached> {
+        let mut sums = BTreeMap::new();
+        for spend in spends.iter().filter(|spend| spend.asset == self.asset) {
+            let of = (self.per == Per::Recipient).then_some(spend.recipient);
+            let sum: &mut U256 = sums.entry(of).or_default();
+            *sum = sum
+                .checked_add(spend.amount)
+                .ok_or_else(|| self.reached())?;
+        }
+        Ok(sums)
+    }
+
     /// What remains of it when so much is claimed.
     #[must_use]
     pub fn left(&self, claimed: U256) -> U256 {
@@ -170,15 +186,7 @@ pub fn claims<'a>(
 ) -> Result<Vec<Claim<'a>>, Reached> {
     let mut claims = Vec::new();
     for limit in limits {
-        let mut sums: BTreeMap<Option<[u8; 20]>, U256> = BTreeMap::new();
-        for spend in spends.iter().filter(|spend| spend.asset == limit.asset) {
-            let of = (limit.per == Per::Recipient).then_some(spend.recipient);
-            let sum = sums.entry(of).or_default();
-            *sum = sum
-                .checked_add(spend.amount)
-                .ok_or_else(|| limit.reached())?;
-        }
-        for (recipient, amount) in sums {
+        for (recipient, amount) in limit.taken(spends)? {
             if amount > limit.amount {
                 return Err(limit.reached());
             }

@@ -1,5 +1,7 @@
 //! What a transaction spends at most, of what is limited.
 
+use alloy_primitives::{Address, U256};
+
 use crate::chain::Unsigned1559;
 use crate::chain::calls::{self, Call, What};
 use crate::limits::spend::{Asset, Reached, Spend, SpendLimit};
@@ -12,13 +14,25 @@ use crate::limits::spend::{Asset, Reached, Spend, SpendLimit};
 /// # Errors
 /// [`Reached`] names the limit of a token whose call does not say how much it moves.
 pub fn of(limits: &[SpendLimit], unsigned: &Unsigned1559) -> Result<Vec<Spend>, Reached> {
-    let chain = unsigned.chain_id();
+    let content = (unsigned.to(), unsigned.value(), unsigned.data());
+    of_content(limits, unsigned.chain_id(), content)
+}
+
+/// As [`of`], of what a transaction would do on a chain: whom it calls, with how many coins, with which data.
+///
+/// # Errors
+/// As [`of`].
+pub fn of_content(
+    limits: &[SpendLimit],
+    chain: u64,
+    (to, value, data): (Address, U256, &[u8]),
+) -> Result<Vec<Spend>, Reached> {
     let mut spends = vec![Spend {
         asset: Asset { chain, token: None },
-        recipient: unsigned.to().into(),
-        amount: unsigned.value(),
+        recipient: to.into(),
+        amount: value,
     }];
-    for call in calls::decode(Some(unsigned.to()), unsigned.value(), unsigned.data()) {
+    for call in calls::decode(Some(to), value, data) {
         spends.extend(of_call(limits, chain, &call)?);
     }
     Ok(spends)

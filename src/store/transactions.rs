@@ -3,7 +3,7 @@
 use super::engine::{Row, values};
 use super::{Key, Reads, StoreError, Tx, Upkeep, spends, to_i64};
 use crate::clock::Timestamp;
-use crate::domain::{ProfileId, SessionId, TransactionId};
+use crate::domain::{DecisionId, ProfileId, SessionId, TransactionId};
 
 /// Where a transaction stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -127,6 +127,27 @@ pub async fn of_session(
 ) -> Result<Option<TransactionRow>, StoreError> {
     let row = reads
         .query_one(select!("session_id = $1"), values![session.to_string()])
+        .await?;
+    row.map(TransactionRow::read).transpose()
+}
+
+/// The transaction that was prepared on the ground of a decision about a profile.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn of_decision(
+    reads: &mut impl Reads,
+    profile: ProfileId,
+    decision: DecisionId,
+) -> Result<Option<TransactionRow>, StoreError> {
+    let row = reads
+        .query_one(
+            select!(
+                "profile_id = $1 AND session_id IN \
+                 (SELECT session_id FROM sessions WHERE profile_id = $1 AND decision_id = $2)"
+            ),
+            values![profile.to_string(), decision.to_string()],
+        )
         .await?;
     row.map(TransactionRow::read).transpose()
 }

@@ -28,6 +28,7 @@ mod crashes;
 mod devices;
 mod durable_operations;
 mod environment;
+mod explain;
 mod first_light;
 mod front_door;
 mod gateway;

@@ -48,23 +48,23 @@ async fn replace_rules(appliance: &Appliance, version: &str, rules: &str, result
 }
 
 /// Asks for a transaction with this call data.
-async fn prepare(appliance: &Appliance, wallet: &Wallet, data: &str) -> Reply {
+pub(crate) async fn prepare(appliance: &Appliance, wallet: &Wallet, data: &str) -> Reply {
     let mut body = transaction(0);
     body["data"] = json!(data);
     prepare_body(appliance, wallet, &body).await
 }
 
-async fn prepare_body(appliance: &Appliance, wallet: &Wallet, body: &Value) -> Reply {
+pub(crate) async fn prepare_body(appliance: &Appliance, wallet: &Wallet, body: &Value) -> Reply {
     let path = countersign_client::api::transactions_path(&profile(wallet));
     post(appliance, wallet, &path, body, Some(&fresh_key())).await
 }
 
-fn denied() -> (u16, String) {
+pub(crate) fn denied() -> (u16, String) {
     (403, "POLICY_DENIED".to_owned())
 }
 
 /// What was recorded of the last denial: in the decision, and in the audit trail.
-fn last_denial(appliance: &Appliance) -> (String, String) {
+pub(crate) fn last_denial(appliance: &Appliance) -> (String, String) {
     let rows = appliance.database().rows(
         "SELECT action, rules FROM decisions WHERE outcome = 'denied' ORDER BY created_at DESC, decision_id DESC LIMIT 1",
     );
@@ -102,6 +102,38 @@ async fn a26_toctou_rules_replaced_between_the_rounds_stop_the_signature() {
         .complete()
         .await;
     assert_eq!(appliance.database().number(signed), 1);
+}
+
+/// What a decision says is looked at in the operation that gives the share away, not when the session began.
+#[tokio::test(flavor = "multi_thread")]
+async fn a26_toctou_a_decision_that_stands_no_more_signs_nothing() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let alter = |signing: &Signing<'_>, change: &str| {
+        let id = &signing.prepared.policy_decision_id;
+        let sql = format!("UPDATE decisions SET {change} WHERE decision_id = '{id}'");
+        appliance.storage.tamper(&appliance.environment(), &sql);
+    };
+    for (name, change, (status, code)) in [
+        ("one", "expires_at = created_at", (410, "SESSION_EXPIRED")),
+        ("two", "outcome = 'denied'", (403, "POLICY_DENIED")),
+    ] {
+        let refused = (status, code.to_owned());
+        let wallet = wallet_of(&appliance, &node, name).await;
+        // Before the first message, and between the two.
+        let signing = Signing::prepare(&appliance, &wallet, 1).await;
+        alter(&signing, change);
+        let (reply, _) = signing.round_1().await;
+        assert_eq!(refusal(&reply), refused, "{change}");
+        let signing = Signing::prepare(&appliance, &wallet, 1).await;
+        let (answer, kept) = signing.round_1().await;
+        assert_eq!(answer.status, 202);
+        alter(&signing, change);
+        let reply = signing.round_2(kept, &answer).await;
+        assert_eq!(refusal(&reply), refused, "{change}");
+    }
+    let signed = "SELECT COUNT(*) FROM transactions WHERE raw IS NOT NULL";
+    assert_eq!(appliance.database().number(signed), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,7 +293,7 @@ async fn a_wallet_that_no_rule_permits_is_not_made() {
 }
 
 /// Runs a verb of `countersignd policy` at the repository's root: exit code, standard output, standard error.
-fn policy(arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn policy(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = std::process::Command::new(COUNTERSIGND)
         .current_dir(root())
         .env_clear()

@@ -26,7 +26,7 @@ pub(crate) fn coin(name: &str, per: &str, amount: &str) -> String {
     )
 }
 
-const MILLI: u64 = 1_000_000_000_000_000;
+pub(crate) const MILLI: u64 = 1_000_000_000_000_000;
 /// One coin, in wei.
 pub(crate) const ONE: &str = "1000000000000000000";
 
@@ -41,7 +41,7 @@ fn preparing(appliance: &Appliance, wallet: &Wallet, body: &Value) -> SignedRequ
 }
 
 /// Asks for a transaction of so many thousandths of a coin.
-async fn prepare(appliance: &Appliance, wallet: &Wallet, milli: u64) -> Reply {
+pub(crate) async fn prepare(appliance: &Appliance, wallet: &Wallet, milli: u64) -> Reply {
     deliver(
         appliance,
         &preparing(appliance, wallet, &transaction(milli * MILLI)),
@@ -49,7 +49,7 @@ async fn prepare(appliance: &Appliance, wallet: &Wallet, milli: u64) -> Reply {
     .await
 }
 
-fn denied(reply: &Reply, limit: &str) {
+pub(crate) fn denied(reply: &Reply, limit: &str) {
     let expected = json!({
         "error": "POLICY_DENIED", "message": "A spending limit does not allow this",
         "details": format!("limit: {limit}"), "statusCode": 403, "retry": "never",

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use super::Failure;
+use super::standing::Transaction;
+use crate::chain::Unsigned1559;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::domain::DecisionId;
+use crate::domain::{DecisionId, ProfileId};
 use crate::policy::Facts;
 use crate::store::decisions::{self, Recorded};
-use crate::store::{Location, Store};
+use crate::store::{Location, Store, transactions};
 
 const DAY: i64 = 86_400;
 
@@ -24,10 +26,22 @@ enum NotFound {
     NoInputs(DecisionId),
     #[error("the inputs of decision {0} cannot be read")]
     Unreadable(DecisionId, #[source] serde_json::Error),
+    #[error("the transaction of decision {0} cannot be read")]
+    NoTransaction(DecisionId),
 }
 
-/// A decision and what was judged.
-pub(super) async fn one(config: &Config, id: &str) -> Result<(Recorded, Facts), Failure> {
+/// A decision, and what was judged.
+pub(super) struct Found {
+    /// The decision.
+    pub(super) decision: Recorded,
+    /// The facts.
+    pub(super) facts: Facts,
+    /// What was prepared on its ground; nothing, if it was denied.
+    pub(super) transaction: Option<Transaction>,
+}
+
+/// A decision.
+pub(super) async fn one(config: &Config, id: &str) -> Result<Found, Failure> {
     let id = DecisionId::parse(id).map_err(|_| Failure::usage(NotFound::NoId(id.to_owned())))?;
     let location: Arc<Location> = Arc::clone(&config.store);
     let mut reader = Store::inspect(location).await?;
@@ -38,7 +52,19 @@ pub(super) async fn one(config: &Config, id: &str) -> Result<(Recorded, Facts), 
     }
     let facts = Facts::from_text(&found.inputs);
     let facts = facts.map_err(|error| NotFound::Unreadable(id, error))?;
-    Ok((found, facts))
+    let transaction = match ProfileId::parse(&facts.profile.id) {
+        Ok(profile) => transactions::of_decision(&mut reader, profile, id).await?,
+        Err(_) => None,
+    };
+    let unsigned = transaction.map(|row| Unsigned1559::from_payload(&row.payload));
+    let unsigned = unsigned
+        .transpose()
+        .map_err(|_| NotFound::NoTransaction(id))?;
+    Ok(Found {
+        decision: found,
+        facts,
+        transaction: unsigned.as_ref().map(Transaction::of),
+    })
 }
 
 /// Goes through the decisions since `days` ago whose inputs were recorded, oldest first.

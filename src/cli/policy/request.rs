@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
+use super::standing::Transaction;
 use crate::chain::{RequestFields, TransactionRequest};
 use crate::clock::Timestamp;
 use crate::domain::EnvironmentKind;
@@ -149,11 +150,19 @@ pub(super) fn cases(directory: &Path) -> Result<Vec<Case>, Problem> {
     Ok(cases)
 }
 
+/// A request, and what it would sign.
+pub(super) struct OneRequest {
+    /// What the rules see of it.
+    pub(super) facts: Facts,
+    /// The transaction, if it is one that could be prepared.
+    pub(super) transaction: Option<Transaction>,
+}
+
 /// The one request of a file.
 ///
 /// # Errors
 /// A [`Problem`] with file and line.
-pub(super) fn single(path: &Path) -> Result<Facts, Problem> {
+pub(super) fn single(path: &Path) -> Result<OneRequest, Problem> {
     let text = fs::read_to_string(path).map_err(|error| {
         Problem::of_file(
             path.display().to_string(),
@@ -162,7 +171,7 @@ pub(super) fn single(path: &Path) -> Result<Facts, Problem> {
     })?;
     let reading = Reading { path, text: &text };
     let file: Single = reading.parse()?;
-    reading.facts(file.request)
+    reading.request(file.request)
 }
 
 /// A file that is read, for the lines of what is wrong in it.
@@ -204,21 +213,21 @@ impl Reading<'_> {
             name: case.name.into_inner(),
             expected,
             rule: case.rule,
-            facts: self.facts(case.request)?,
+            facts: self.request(case.request)?.facts,
         })
     }
 
-    fn facts(&self, table: RequestTable) -> Result<Facts, Problem> {
+    fn request(&self, table: RequestTable) -> Result<OneRequest, Problem> {
         let start = table.action.span().start;
         let kind = table.environment.unwrap_or(EnvironmentKind::Production);
         let at = table.at.as_deref().unwrap_or(WHEN);
         let at = Timestamp::parse_rfc3339(at)
             .ok_or_else(|| self.problem(start, format!("at is a time such as \"{WHEN}\"")))?;
-        let asked = self.asked(&table, kind)?;
+        let (asked, transaction) = self.asked(&table, kind)?;
         let or = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_owned());
         let owner = or(table.owner, "owner");
         let tenant = or(table.tenant, "default");
-        Ok(Facts {
+        let facts = Facts {
             asked,
             device: DeviceFacts {
                 id: or(table.device, "device"),
@@ -235,13 +244,18 @@ impl Reading<'_> {
             environment: kind.as_str().to_owned(),
             at: at.as_seconds(),
             second_factor: table.second_factor,
-        })
+        };
+        Ok(OneRequest { facts, transaction })
     }
 
-    fn asked(&self, table: &RequestTable, kind: EnvironmentKind) -> Result<Asked, Problem> {
+    fn asked(
+        &self,
+        table: &RequestTable,
+        kind: EnvironmentKind,
+    ) -> Result<(Asked, Option<Transaction>), Problem> {
         let start = table.action.span().start;
         let make: fn(_) -> Asked = match table.action.get_ref().as_str() {
-            "create-profile" => return Ok(Asked::CreateProfile),
+            "create-profile" => return Ok((Asked::CreateProfile, None)),
             "prepare-transaction" => Asked::PrepareTransaction,
             "sign-transaction" => Asked::SignTransaction,
             _ => {
@@ -272,6 +286,13 @@ impl Reading<'_> {
         };
         let to = table.to.as_ref().map(|_| request.to);
         let content = facts::of_transaction(chain, to, request.value, &request.data);
-        Ok(make(Box::new(content)))
+        let transaction = to.map(|to| Transaction {
+            chain: id,
+            to,
+            value: request.value,
+            data: request.data,
+            prepared: false,
+        });
+        Ok((make(Box::new(content)), transaction))
     }
 }
