@@ -17,6 +17,7 @@ mod a06_generations;
 mod a07_snapshot;
 mod a11_rogue;
 mod a18_restore;
+mod a27_calls;
 mod a33_gateway;
 mod at_most_once;
 mod attacks;
