@@ -78,5 +78,11 @@ fn replace(path: &Path, text: &str, access: Access) -> io::Result<()> {
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    // That of a bare file name is empty, and means the current directory.
+    let parent = match parent.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => parent,
+    };
+    File::open(parent)?.sync_all()
 }
