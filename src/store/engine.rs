@@ -131,6 +131,24 @@ macro_rules! values {
 }
 pub(super) use values;
 
+/// The lock of a key. Of two locks on one key, the one that is held alone sorts first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lock {
+    key: i64,
+    /// Together with other transactions that share it, and with none that holds it alone.
+    shared: bool,
+}
+
+impl Lock {
+    pub(super) const fn alone(key: i64) -> Self {
+        Self { key, shared: false }
+    }
+
+    pub(super) const fn shared(key: i64) -> Self {
+        Self { key, shared: true }
+    }
+}
+
 /// One column of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cell {
@@ -397,12 +415,18 @@ impl Connection {
         }
     }
 
-    /// Begins a transaction that writes, and takes the locks of these keys: operations on one key
-    /// exclude each other, whichever process runs them. SQLite has one writer and needs no locks.
+    /// As [`Connection::begin_with`], with the locks of these keys for this transaction alone.
     pub(super) async fn begin(&mut self, keys: &[i64]) -> Result<(), EngineError> {
+        let locks: Vec<Lock> = keys.iter().copied().map(Lock::alone).collect();
+        self.begin_with(&locks).await
+    }
+
+    /// Begins a transaction that writes, and takes these locks: operations on one key exclude each other,
+    /// whichever process runs them. SQLite has one writer and needs no locks.
+    pub(super) async fn begin_with(&mut self, locks: &[Lock]) -> Result<(), EngineError> {
         match self {
             Self::Sqlite(connection) => connection.execute("BEGIN IMMEDIATE", &[]).map(|_| ()),
-            Self::Postgres(connection) => connection.begin(keys).await,
+            Self::Postgres(connection) => connection.begin(locks).await,
         }
     }
 

@@ -23,6 +23,8 @@ impl Key {
     pub const BANS: Self = Self(Some(4));
     /// Spending limits that add up what several profiles spend.
     pub const SPENDING: Self = Self(Some(5));
+    /// What looks at freezes of more than one profile.
+    pub const FREEZES: Self = Self(Some(6));
 
     /// A profile with its key, sessions and transactions.
     #[must_use]
@@ -85,6 +87,12 @@ pub trait Operation: Send + 'static {
 
     /// What else it concerns. It excludes operations on that too; in which order they run is not said.
     fn also(&self) -> Key {
+        Key::NONE
+    }
+
+    /// What it only looks at, and what stays as it is until its end: it excludes operations on that, and not
+    /// others that look at it too.
+    fn looks_at(&self) -> Key {
         Key::NONE
     }
 

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::engine::{Connection, EngineError};
+use super::engine::{Connection, EngineError, Lock};
 use super::health::Health;
 use super::{CommitError, Key, Location, Operation, StoreError, Upkeep, audit};
 mod job;
@@ -214,9 +214,8 @@ impl Lane {
     /// Runs operations as one transaction and answers those whose fate is known; gives back the rest,
     /// which left nothing behind.
     async fn transact(&mut self, mut batch: Vec<Box<dyn Job>>) -> Lost {
-        let keys = batch.iter().flat_map(|job| job.keys());
-        let keys: Vec<i64> = keys.filter_map(Key::number).collect();
-        let mut connection = match self.begin(&keys).await {
+        let locks: Vec<Lock> = batch.iter().flat_map(|job| job.locks()).collect();
+        let mut connection = match self.begin(&locks).await {
             Ok(connection) => connection,
             Err(error) => return Lost::all(batch, error),
         };
@@ -240,7 +239,7 @@ impl Lane {
             }
             Err(error) if matches!(applied, Ok(true)) => {
                 drop(connection);
-                self.look_up(batch, &keys, error).await
+                self.look_up(batch, &locks, error).await
             }
             Err(error) => Lost::all(batch, error),
         }
@@ -252,7 +251,7 @@ impl Lane {
     async fn look_up(
         &mut self,
         batch: Vec<Box<dyn Job>>,
-        keys: &[i64],
+        locks: &[Lock],
         error: EngineError,
     ) -> Lost {
         tracing::debug!(
@@ -266,7 +265,7 @@ impl Lane {
             }
             Lost::none()
         };
-        let mut connection = match self.begin(keys).await {
+        let mut connection = match self.begin(locks).await {
             Ok(connection) => connection,
             Err(error) => {
                 self.health.saw(&error);
@@ -290,9 +289,9 @@ impl Lane {
     }
 
     /// A transaction on a living connection. One that died while it was idle is replaced.
-    async fn begin(&mut self, keys: &[i64]) -> Result<Connection, EngineError> {
+    async fn begin(&mut self, locks: &[Lock]) -> Result<Connection, EngineError> {
         if let Some(mut connection) = self.connection.take() {
-            match connection.begin(keys).await {
+            match connection.begin_with(locks).await {
                 Ok(()) => return Ok(connection),
                 Err(error) if connection.alive() => {
                     // Kept for the next; a transaction that did not begin needs no end.
@@ -304,7 +303,7 @@ impl Lane {
             }
         }
         let mut connection = self.connect().await?;
-        connection.begin(keys).await?;
+        connection.begin_with(locks).await?;
         Ok(connection)
     }
 

@@ -10,7 +10,7 @@ use sqlx::{
     TypeInfo as _,
 };
 
-use super::{Cell, EngineError, Row, Value};
+use super::{Cell, EngineError, Lock, Row, Value};
 use crate::store::location::PostgresOptions;
 
 /// Longest wait for an answer of the server, beyond its own limits for a statement and for a lock.
@@ -153,14 +153,17 @@ impl Connection {
         now.map_err(|_| EngineError::Gone)
     }
 
-    /// Locks are taken in order, so that two transactions never wait for each other's.
-    pub(super) async fn begin(&mut self, keys: &[i64]) -> Result<(), EngineError> {
-        let mut keys = keys.to_vec();
-        keys.sort_unstable();
-        keys.dedup();
-        let locks = keys
-            .iter()
-            .map(|key| format!("; SELECT pg_advisory_xact_lock({key})"));
+    /// Locks are taken in the order of their keys, each once, so that two transactions never wait for each
+    /// other's. The server queues them: who wants a key alone waits for those who share it already, and for no later ones.
+    pub(super) async fn begin(&mut self, locks: &[Lock]) -> Result<(), EngineError> {
+        let mut locks = locks.to_vec();
+        locks.sort_unstable();
+        // Held alone is more than shared.
+        locks.dedup_by_key(|lock| lock.key);
+        let locks = locks.iter().map(|Lock { key, shared }| {
+            let how = if *shared { "_shared" } else { "" };
+            format!("; SELECT pg_advisory_xact_lock{how}({key})")
+        });
         let sql: String = std::iter::once("BEGIN".to_owned()).chain(locks).collect();
         self.script(&sql).await
     }

@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::clock;
 use crate::domain::OperationId;
-use crate::store::engine::{Connection, EngineError};
+use crate::store::engine::{Connection, EngineError, Lock};
 use crate::store::{CommitError, Committed, Key, Operation, StoreError, Tx, Upkeep, audit};
 
 /// How an operation ended, in its own types.
@@ -40,7 +40,7 @@ pub(super) enum Fate {
 
 pub(super) trait Job: Send {
     /// What it excludes others from.
-    fn keys(&self) -> [Key; 2];
+    fn locks(&self) -> Vec<Lock>;
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> Applying<'a>;
     /// Why the last try failed, if it did.
     fn failure(&self) -> Option<&StoreError>;
@@ -87,8 +87,11 @@ impl<O: Operation> Queued<O> {
 }
 
 impl<O: Operation> Job for Queued<O> {
-    fn keys(&self) -> [Key; 2] {
-        [self.operation.key(), self.operation.also()]
+    fn locks(&self) -> Vec<Lock> {
+        let own = [self.operation.key(), self.operation.also()];
+        let own = own.into_iter().filter_map(Key::number).map(Lock::alone);
+        let looked_at = self.operation.looks_at().number().map(Lock::shared);
+        own.chain(looked_at).collect()
     }
 
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> Applying<'a> {
@@ -158,8 +161,9 @@ impl<U: Upkeep> Task<U> {
 }
 
 impl<U: Upkeep> Job for Task<U> {
-    fn keys(&self) -> [Key; 2] {
-        [self.upkeep.key(), Key::NONE]
+    fn locks(&self) -> Vec<Lock> {
+        let own = self.upkeep.key().number();
+        own.map(Lock::alone).into_iter().collect()
     }
 
     fn apply<'a>(&'a mut self, connection: &'a mut Connection) -> Applying<'a> {
