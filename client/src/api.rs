@@ -25,6 +25,12 @@ pub fn transactions_path(profile_id: &str) -> String {
     format!("/api/v1/profiles/{profile_id}/transactions")
 }
 
+/// Path that freezes a profile.
+#[must_use]
+pub fn freeze_path(profile_id: &str) -> String {
+    format!("/api/v1/profiles/{profile_id}/freeze")
+}
+
 /// Path of a profile's devices.
 #[must_use]
 pub fn devices_path(profile_id: &str) -> String {
@@ -115,6 +121,21 @@ pub struct Profile {
     /// State of the key, for instance `STABLE` or `QUARANTINED`.
     #[serde(default, deserialize_with = "optional_word")]
     pub key_state: Option<String>,
+    /// Whether a freeze stops all signing.
+    #[serde(default)]
+    pub frozen: bool,
+}
+
+/// `POST /api/v1/profiles/:id/freeze`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Frozen {
+    /// The profile's id.
+    #[serde(deserialize_with = "word")]
+    pub profile_id: String,
+    /// The freeze's id: what operators need to lift it.
+    #[serde(deserialize_with = "word")]
+    pub freeze_id: String,
 }
 
 /// Body of `POST /api/v1/profiles/:id/transactions`.

@@ -2,6 +2,7 @@
 
 pub mod create;
 pub mod devices;
+pub mod freeze;
 pub mod payment;
 pub mod send;
 pub mod show;

@@ -10,7 +10,7 @@ use super::{Context, device::DeviceKind, passphrase};
 use crate::{
     ClientError,
     api::Profile,
-    flows::{create::create_wallet_for, show},
+    flows::{create::create_wallet_for, freeze::freeze, show},
     keystore::{Header, KdfParams, KeystoreError, Wallet, WalletName},
     units::format_ether,
 };
@@ -32,6 +32,14 @@ pub(super) enum Command {
     List,
     /// Show a wallet: state, address, balances, the appliance's view, last payment
     Show {
+        /// Name of the wallet
+        name: WalletName,
+    },
+    /// Have the appliance sign nothing with a wallet any more, at once and whichever device asks
+    ///
+    /// For a device that was lost or stolen: any other device of the owner freezes. What was signed before is paid. Only the
+    /// appliance's operators can lift the freeze, two of them together.
+    Freeze {
         /// Name of the wallet
         name: WalletName,
     },
@@ -67,6 +75,7 @@ impl Command {
             Self::Create { name, device_key } => create(context, &name, device_key).await,
             Self::List => list(context),
             Self::Show { name } => show_wallet(context, &name).await,
+            Self::Freeze { name } => freeze_wallet(context, &name).await,
             Self::Export {
                 name,
                 file,
@@ -152,19 +161,23 @@ async fn show_wallet(context: &Context, name: &WalletName) -> Result<(), ClientE
         }
         match show::profile(&wallet, &appliance).await {
             Ok(Profile {
-                status, key_state, ..
+                status,
+                key_state,
+                frozen,
+                ..
             }) => {
                 lines.push(line(
                     "appliance",
                     &format!(
-                        "{status}, key {}",
-                        key_state.as_deref().unwrap_or("unknown")
+                        "{status}, key {}{}",
+                        key_state.as_deref().unwrap_or("unknown"),
+                        if frozen { ", FROZEN" } else { "" }
                     ),
                 ));
                 insert(
                     &mut value,
                     "appliance",
-                    json!({"status": status, "keyState": key_state}),
+                    json!({"status": status, "keyState": key_state, "frozen": frozen}),
                 );
             }
             Err(error) => lines.push(line("appliance", &error.to_string())),
@@ -172,6 +185,20 @@ async fn show_wallet(context: &Context, name: &WalletName) -> Result<(), ClientE
     }
     describe_history(&wallet, &mut lines, &mut value);
     context.output.result(&value, &lines);
+    Ok(())
+}
+
+async fn freeze_wallet(context: &Context, name: &WalletName) -> Result<(), ClientError> {
+    let wallet = context.keystore().open(name, &context.passphrase(name)?)?;
+    let frozen = freeze(&wallet, &context.appliance()?).await?;
+    let lines = [
+        format!("wallet {name} is frozen: the appliance signs nothing with it"),
+        format!(
+            "Next: ask its operators to lift freeze {} once it is safe",
+            frozen.freeze_id
+        ),
+    ];
+    context.output.result(&json!(frozen), &lines);
     Ok(())
 }
 
