@@ -1,9 +1,12 @@
 //! The command line of `countersignd`: one file per verb.
 
 mod anchor;
+mod approve;
 mod audit;
+mod connect;
 pub mod doctor;
 mod files;
+mod freeze;
 pub mod identity;
 pub mod init;
 mod limits;
@@ -77,6 +80,13 @@ enum Verb {
     /// Look after the anchor: what shows, outside the database, that the database was put back
     #[command(subcommand)]
     Anchor(anchor::Verb),
+    /// Stop signing at once: for a profile, a tenant or everything; or list what is stopped. Of a running appliance, through
+    /// its operators' listener
+    #[command(subcommand)]
+    Freeze(freeze::Verb),
+    /// Do together what one operator alone may not: draft a command, sign it, have it carried out
+    #[command(subcommand)]
+    Approve(approve::Verb),
     /// Bring the database's schema to this version, while no countersignd serves it; back it up before.
     /// Or copy an environment from SQLite to PostgreSQL
     Migrate(Box<migrate::Options>),
@@ -196,6 +206,8 @@ fn dispatch(verb: Verb) -> Result<(), Failure> {
                 limits::show(load(&options.config)?, &options).await
             }
             Verb::Anchor(verb) => anchor::run(&verb).await,
+            Verb::Freeze(verb) => freeze::run(&verb).await,
+            Verb::Approve(verb) => approve::run(&verb).await,
             Verb::Migrate(options) => migrate::run(&options).await,
         }
     })

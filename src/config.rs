@@ -7,6 +7,7 @@
 mod anchor;
 mod file;
 mod identity;
+mod operators;
 mod owners;
 mod policy;
 mod retention;
@@ -24,6 +25,7 @@ use crate::chain::NodeUrl;
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::identity::certificate::AllowList;
 use crate::identity::jwt::GatewayJwt;
+use crate::operators::Operators;
 use crate::store::Location;
 use crate::store::retention::Retention;
 
@@ -70,6 +72,8 @@ pub struct Config {
     pub cooling_off: i64,
     /// Which tokens of a gateway are asked for, if any.
     pub gateway_jwt: Option<GatewayJwt>,
+    /// Who must agree before a command of operators is carried out; nothing is without them.
+    pub operators: Option<Operators>,
 }
 
 /// One mTLS listener.

@@ -2,6 +2,7 @@
 
 pub mod ban;
 pub mod environment;
+pub mod freeze;
 pub mod ids;
 pub mod key;
 pub mod profile;
@@ -10,6 +11,7 @@ pub mod session;
 
 pub use ban::{Ban, ChainHead, OtSetup};
 pub use environment::{EnvironmentId, EnvironmentKind};
+pub use freeze::{Freeze, FreezeScope, PlacedBy, Reason, Target};
 pub use ids::{
     DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, InstanceTag, OperationId, OwnerId,
     ProfileId, RotationId, SessionId, TenantId, TransactionId,

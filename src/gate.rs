@@ -39,14 +39,16 @@ pub mod rates;
 pub mod spends;
 
 use crate::clock::Timestamp;
-use crate::domain::{ChainHead, DecisionId, OperationId, OtSetup, ProfileId};
+use crate::domain::{
+    ChainHead, DecisionId, FreezeScope, OperationId, OtSetup, ProfileId, TenantId,
+};
 use crate::policy::{Facts, Policy, Reason};
 use crate::store::decisions::{self, DecisionRow};
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::shares::{self, ShareRow};
 use crate::store::transactions::{self, TransactionRow};
-use crate::store::{StoreError, Tx, bans, steps};
+use crate::store::{Reads, StoreError, Tx, bans, freezes, steps};
 
 /// The reason of a denial that no rule gave, but a spending limit.
 pub const LIMIT: &str = "limit";
@@ -224,6 +226,8 @@ pub enum NotPermitted {
     PolicyChanged,
     /// There is no allowing decision.
     NoDecision,
+    /// A freeze stops the profile.
+    Frozen(FreezeScope),
     /// The store failed.
     Store(StoreError),
 }
@@ -234,10 +238,28 @@ impl From<StoreError> for NotPermitted {
     }
 }
 
+/// Whether no freeze stops a profile of this tenant. Inside an operation that looks at [`Key::FREEZES`] and has the
+/// profile's key, that stays so until its end.
+///
+/// [`Key::FREEZES`]: crate::store::Key::FREEZES
+///
+/// # Errors
+/// [`NotPermitted::Frozen`] when one does.
+pub async fn not_frozen(
+    reads: &mut impl Reads,
+    profile: ProfileId,
+    tenant: &TenantId,
+) -> Result<(), NotPermitted> {
+    match freezes::over(reads, profile, tenant).await? {
+        None => Ok(()),
+        Some(scope) => Err(NotPermitted::Frozen(scope)),
+    }
+}
+
 /// Gives a permit, inside the operation that admits the step.
 ///
 /// # Errors
-/// [`NotPermitted`] when the session's decision no longer stands.
+/// [`NotPermitted`] when the profile is frozen, or the session's decision no longer stands.
 pub async fn permit(
     tx: &mut Tx<'_>,
     policy: &Policy,
@@ -245,6 +267,7 @@ pub async fn permit(
     profile: ProfileRow,
     step: u8,
 ) -> Result<Permit, NotPermitted> {
+    not_frozen(tx, profile.profile_id, &profile.tenant).await?;
     let decision = decisions::find(tx, session.decision_id)
         .await?
         .filter(|decision| decision.allowed)

@@ -18,6 +18,7 @@ pub mod gate;
 pub mod http;
 pub mod identity;
 pub mod limits;
+pub mod operators;
 pub mod policy;
 pub mod service;
 pub mod sessions;

@@ -7,6 +7,7 @@ pub mod denial;
 pub mod devices;
 pub mod error;
 pub(crate) mod facts;
+pub mod freeze;
 pub mod housekeeping;
 pub mod identity_document;
 pub mod instances;

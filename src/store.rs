@@ -23,6 +23,7 @@ pub mod devices;
 mod engine;
 pub mod environment;
 mod error;
+pub mod freezes;
 mod health;
 pub mod idempotency;
 pub mod instances;
@@ -31,6 +32,7 @@ mod leases;
 pub mod limits;
 mod location;
 mod operation;
+pub mod operator_commands;
 pub mod profiles;
 mod readers;
 pub mod replay;
@@ -294,6 +296,15 @@ impl Store {
         let answer = self.writer.conclude_reserved(operation, place);
         let metrics = self.metrics.clone();
         async move { count(metrics.as_deref(), started, answer.await) }
+    }
+
+    /// Answers once every operation is over that has looked at freezes before this began: what is placed by now, all that
+    /// comes later has seen.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails, or one of them takes too long.
+    pub async fn pass_freezes(&self) -> Result<(), StoreError> {
+        self.writer.insist(freezes::Pass).await
     }
 
     /// Appends links for committed records that no link covers yet, in one batch, and a checkpoint when one

@@ -73,6 +73,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         Err(error) => report.add("token", Err(error.into())),
     }
     report.add("database", database(&config).await);
+    report.add("operators", Ok(operators(&config)));
     check_chains(&mut report, config.chains).await;
     match report {
         Report { failed: 0, .. } => Ok(()),
@@ -238,6 +239,17 @@ async fn database(config: &Config) -> Result<String, Failure> {
         .agrees("database", found)
         .map_err(EnvironmentError::failure)?;
     Ok(format!("{}, schema up to date", config.store))
+}
+
+fn operators(config: &Config) -> String {
+    match &config.operators {
+        Some(operators) => format!(
+            "{} of {} must sign what one alone may not do",
+            operators.required(),
+            operators.known()
+        ),
+        None => "none configured: a freeze cannot be lifted".to_owned(),
+    }
 }
 
 async fn check_chains(report: &mut Report, configured: Vec<Chain>) {

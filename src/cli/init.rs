@@ -204,6 +204,7 @@ async fn make(plan: &Plan, paths: &Paths, token: &Token) -> Result<Environment, 
 struct Paths {
     config: PathBuf,
     client: PathBuf,
+    operator: PathBuf,
     pki: PathBuf,
     identity: PathBuf,
     pending: PathBuf,
@@ -214,6 +215,7 @@ impl Paths {
         Self {
             config: directory.join("countersignd.toml"),
             client: directory.join("client.toml"),
+            operator: directory.join("operator.toml"),
             pki: directory.join("pki"),
             identity: directory.join("identity"),
             pending: directory.join("init.pending"),
@@ -338,6 +340,10 @@ fn summary(plan: &Plan, paths: &Paths, environment: &Environment) {
             paths.pki.display()
         ));
         output::line(format_args!("  for wallets    {}", paths.client.display()));
+        output::line(format_args!(
+            "  for operators  {}",
+            paths.operator.display()
+        ));
     }
     if plan.rpc.is_empty() {
         output::line("  chains         none yet: add a [[chain]] to the configuration");

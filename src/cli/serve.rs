@@ -29,6 +29,7 @@ use crate::policy::Policy;
 use crate::service::anchoring::Anchoring;
 use crate::service::create_profile::CreateProfile;
 use crate::service::devices::Devices;
+use crate::service::freeze::Freezing;
 use crate::service::housekeeping::Housekeeping;
 use crate::service::identity_document::ShowIdentity;
 use crate::service::instances::Membership;
@@ -237,7 +238,7 @@ impl Appliance {
         })
     }
 
-    fn api(&self, config: &mut Config) -> Api {
+    fn api(&self, config: &mut Config, freezing: Arc<Freezing>) -> Api {
         let prepare = PrepareTransaction::new(
             Arc::clone(&self.steps),
             Arc::clone(&self.chains),
@@ -255,6 +256,7 @@ impl Appliance {
             prepare_transaction: Arc::new(prepare),
             sign: Arc::clone(&self.sign),
             devices: Arc::new(Devices::new(Arc::clone(&self.steps), config.cooling_off)),
+            freezing,
             show: Arc::new(Show::new(self.store.clone())),
             identity: Arc::new(identity),
             limits: Arc::clone(&self.steps.limits),
@@ -272,10 +274,12 @@ impl Appliance {
         let shutdown = CancellationToken::new();
         let readiness = self.readiness();
         let signed = |router| App::signed(router, Arc::clone(&self.response_keys));
-        let api = signed(routes::router(self.api(&mut config)));
+        let freezing = Arc::new(self.freezing(&mut config));
+        let api = signed(routes::router(self.api(&mut config, Arc::clone(&freezing))));
         let operators = signed(operator::router(
             Arc::clone(&self.metrics),
             readiness.clone(),
+            freezing,
         ));
         let kind = config.environment_kind;
         let clients = Arc::new(config.clients);
@@ -365,6 +369,16 @@ impl Appliance {
         tasks.spawn(watch);
         let in_force = Arc::clone(&self.steps.limits);
         tasks.spawn(reload::limits(in_force, metrics(), limits, stop.clone()));
+    }
+
+    fn freezing(&self, config: &mut Config) -> Freezing {
+        let custody = Arc::clone(&self.steps.custody);
+        Freezing::new(
+            self.store.clone(),
+            Arc::clone(&self.metrics),
+            move |session| custody.forget(session),
+            (config.tenants.clone(), config.operators.take()),
+        )
     }
 
     fn housekeeping(&self, retention: Retention) -> Housekeeping {

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::anchor::{AnchorTable, anchor};
 use super::identity::{IdentityTable, identity};
+use super::operators::{OperatorsTable, operators};
 use super::owners::{DevicesTable, GatewayJwtTable, cooling_off, gateway_jwt};
 use super::policy::{PolicyTable, policy};
 use super::retention::{RetentionTable, retention};
@@ -56,6 +57,7 @@ struct File {
     #[serde(default)]
     devices: DevicesTable,
     gateway_jwt: Option<GatewayJwtTable>,
+    operators: Option<OperatorsTable>,
 }
 
 #[derive(Deserialize)]
@@ -191,6 +193,11 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
             .gateway_jwt
             .map(|table| checker.gateway_jwt(table))
             .transpose()?,
+        operators: file
+            .operators
+            .map(operators)
+            .transpose()
+            .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
     })
 }
 

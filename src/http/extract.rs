@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::error::ApiError;
 use super::tls::Peer;
 use crate::domain::IdempotencyKey;
-use crate::identity::certificate::ClientIdentity;
+use crate::identity::certificate::{ClientIdentity, Role};
 use crate::identity::owner::{Applicant, Owner, OwnerError, OwnerVerifier, SignedRequest};
 use crate::identity::replay::RequestProof;
 
@@ -108,6 +108,31 @@ impl<T, const LIMIT: usize> Owned<T, LIMIT> {
     pub fn required_key(&self) -> Result<IdempotencyKey, ApiError> {
         let key = self.idempotency_key.clone();
         key.ok_or_else(|| ApiError::invalid("Idempotency-Key is required"))
+    }
+}
+
+/// A JSON request of at most `LIMIT` bytes of an operator or a security officer: their certificate alone says who asks.
+pub struct OfOperator<T, const LIMIT: usize> {
+    /// Who.
+    pub client: Arc<ClientIdentity>,
+    /// The content.
+    pub value: T,
+}
+
+impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S>
+    for OfOperator<T, LIMIT>
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let Peer(client) = Peer::from_request_parts(&mut parts, state).await?;
+        if !matches!(client.role(), Role::Operator | Role::SecurityOfficer) {
+            return Err(ApiError::forbidden_role());
+        }
+        let body = json_body(&parts.headers, body, LIMIT).await?;
+        let value = parse(&body)?;
+        Ok(Self { client, value })
     }
 }
 

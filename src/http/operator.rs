@@ -1,4 +1,4 @@
-//! The operator listener: liveness, readiness, metrics, and the description of every route.
+//! The operator listener: liveness, readiness, metrics, freezes, and the description of every route.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +21,11 @@ use crate::http::openapi;
 use crate::http::quota;
 use crate::http::tls::Peer;
 use crate::identity::certificate::Role;
+use crate::service::freeze::Freezing;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::readiness::{Readiness, State as CheckState};
+
+mod freezes;
 
 /// Routes of the role `metrics`; it sees nothing else, whatever is added to this listener.
 const MONITORING: &[&str] = &["/healthz", "/readyz", "/metrics"];
@@ -38,6 +41,7 @@ const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) struct Shown {
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    freezing: Arc<Freezing>,
     description: Description,
 }
 
@@ -74,11 +78,13 @@ pub(super) fn described() -> OpenApiRouter<Shown> {
         .routes(routes!(healthz))
         .routes(routes!(readyz))
         .routes(routes!(scrape))
+        .routes(routes!(freezes::list::handle, freezes::place::handle))
+        .routes(routes!(freezes::carry_out::handle))
         .routes(routes!(description))
 }
 
 /// The routes of the operator listener.
-pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
+pub fn router(metrics: Arc<Metrics>, readiness: Readiness, freezing: Arc<Freezing>) -> Router {
     Router::from(described())
         .fallback(async || ApiError::no_route())
         .method_not_allowed_fallback(async || ApiError::no_method())
@@ -91,6 +97,7 @@ pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
         .with_state(Shown {
             metrics,
             readiness,
+            freezing,
             description: Description(Arc::new(openapi::document().to_string())),
         })
 }
@@ -104,6 +111,12 @@ impl FromRef<Shown> for Description {
 impl FromRef<Shown> for Arc<Metrics> {
     fn from_ref(shown: &Shown) -> Self {
         Arc::clone(&shown.metrics)
+    }
+}
+
+impl FromRef<Shown> for Arc<Freezing> {
+    fn from_ref(shown: &Shown) -> Self {
+        Arc::clone(&shown.freezing)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::identity::owner::OwnerVerifier;
 use crate::limits::InForce;
 use crate::service::create_profile::CreateProfile;
 use crate::service::devices::Devices;
+use crate::service::freeze::Freezing;
 use crate::service::identity_document::ShowIdentity;
 use crate::service::prepare_transaction::PrepareTransaction;
 use crate::service::show::Show;
@@ -43,6 +44,8 @@ pub struct Api {
     pub show: Arc<Show>,
     /// `/api/v1/profiles/{id}/devices`.
     pub devices: Arc<Devices>,
+    /// `POST /api/v1/profiles/{id}/freeze`.
+    pub freezing: Arc<Freezing>,
     /// `GET /api/v1/mpc/identity`.
     pub identity: Arc<ShowIdentity>,
     /// The limits whose use is told in answers.
@@ -70,6 +73,8 @@ pub(super) fn described() -> OpenApiRouter<Api> {
             profiles::devices::list::handle
         ))
         .routes(routes!(profiles::devices::revoke::handle))
+        .routes(routes!(profiles::freeze::handle))
+        .routes(routes!(profiles::unfreeze::handle))
         .routes(routes!(mpc::sign::handle))
         .routes(routes!(mpc::session::handle))
         .routes(routes!(mpc::identity::handle))
@@ -113,6 +118,7 @@ use_cases! {
     prepare_transaction: PrepareTransaction,
     sign: Sign,
     devices: Devices,
+    freezing: Freezing,
     show: Show,
     identity: ShowIdentity,
 }

@@ -148,6 +148,10 @@ impl Operation for AdmitStep {
         store::Key::profile(self.profile_id)
     }
 
+    fn looks_at(&self) -> store::Key {
+        store::Key::FREEZES
+    }
+
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,

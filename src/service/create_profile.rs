@@ -163,6 +163,8 @@ impl CreateProfile {
         if let Some(earlier) = self.earlier(&applicant, &first).await? {
             return Ok(earlier);
         }
+        let profile_id = ProfileId::generate();
+        self.not_frozen(profile_id, applicant.tenant()).await?;
         let (owner_id, metering) = self.metering(&applicant, meter).await?;
         let binding = Binding {
             message_type: MessageType::Keygen1,
@@ -174,7 +176,7 @@ impl CreateProfile {
             attempt: 1,
         };
         let message = self.opener.open(binding, &first.message).await?;
-        let (profile_id, session_id) = (ProfileId::generate(), SessionId::generate());
+        let session_id = SessionId::generate();
         let of = (profile_id, owner_id);
         let (allowed, proof) = self.judge(&applicant, proof, of, &metering).await?;
         let mut server_nonce = [0; 32];
@@ -247,6 +249,7 @@ impl CreateProfile {
         if let Some(reply) = self.replies.find(next.session_id, &next.body_hash) {
             return Ok(reply);
         }
+        self.not_frozen(next.profile_id, owner.tenant()).await?;
         let due = match session.state {
             SessionState::Round1Done => (MessageType::Keygen2, 2),
             _ => (MessageType::Keygen3, 3),
@@ -345,6 +348,12 @@ impl CreateProfile {
                     && session.device_key_id == *owner.device_key_id()
             });
         session.ok_or(Error::SessionNotFound)
+    }
+
+    /// Looked at early, and again inside the operation.
+    async fn not_frozen(&self, profile: ProfileId, tenant: &TenantId) -> Result<(), Error> {
+        let mut reader = self.steps.store.reader().await?;
+        Ok(gate::not_frozen(&mut reader, profile, tenant).await?)
     }
 
     async fn address(&self, profile: ProfileId) -> Result<Option<[u8; 20]>, Error> {
@@ -474,6 +483,10 @@ impl Operation for StartKeygen {
 
     fn also(&self) -> Key {
         self.metering.key()
+    }
+
+    fn looks_at(&self) -> Key {
+        Key::FREEZES
     }
 
     async fn apply(

@@ -1,6 +1,6 @@
 //! What a use case may answer instead of a result. Every variant is a stable code for clients.
 
-use crate::domain::InstanceId;
+use crate::domain::{FreezeScope, InstanceId};
 use crate::gate::NotPermitted;
 use crate::gate::rates::NotCounted;
 use crate::gate::spends::NotReserved;
@@ -40,6 +40,9 @@ pub enum Error {
     /// The session does not exist, or belongs to somebody else.
     #[error("no such session")]
     SessionNotFound,
+    /// The profile is frozen, by its owner or by operators; the client does not learn by whom.
+    #[error("the profile is frozen: nothing is signed until the freeze is lifted")]
+    ProfileFrozen(FreezeScope),
     /// The key signs nothing any more.
     #[error("the key is quarantined: its owner and two operators must release it")]
     KeyQuarantined,
@@ -49,6 +52,12 @@ pub enum Error {
     /// Too many requests of this kind were made lately.
     #[error("too many {}", .0.rate.class.requests())]
     RateLimited(Exceeded),
+    /// Only with a second factor.
+    #[error("{0}")]
+    TwoFactorRequired(&'static str),
+    /// What operators commanded is not carried out; says why.
+    #[error("{0}")]
+    CommandRefused(String),
     /// Policy said no.
     #[error("policy does not allow this")]
     PolicyDenied,
@@ -222,6 +231,7 @@ impl From<NotPermitted> for Error {
             NotPermitted::DecisionExpired => Self::SessionExpired,
             NotPermitted::PolicyChanged => Self::PolicyChanged,
             NotPermitted::NoDecision => Self::PolicyDenied,
+            NotPermitted::Frozen(scope) => Self::ProfileFrozen(scope),
             NotPermitted::Store(error) => error.into(),
         }
     }

@@ -66,6 +66,11 @@ impl Housekeeping {
             if let Err(error) = self.kem.sweep().await {
                 error.log("KEM keys that have ended could not all be destroyed");
             }
+            if let Err(error) =
+                super::freeze::tell_frozen(&self.steps.store, &self.steps.metrics).await
+            {
+                error.log("the number of freezes is not known");
+            }
             round = round.wrapping_add(1);
             if round.is_multiple_of(EMPTY_EVERY)
                 && let Err(error) = self.steps.custody.empty_shares().await

@@ -20,7 +20,7 @@ use crate::domain::{
 };
 use crate::gate::rates::Metering;
 use crate::gate::spends::Spending;
-use crate::gate::{Allowed, Denied};
+use crate::gate::{self, Allowed, Denied};
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
@@ -103,8 +103,18 @@ impl PrepareTransaction {
         proof: RequestProof,
         request: Request,
     ) -> Result<Prepared, Error> {
+        let prepared = self.find_or_make(owner, proof, request).await;
+        self.steps.count_frozen(prepared)
+    }
+
+    async fn find_or_make(
+        &self,
+        owner: Owner,
+        proof: RequestProof,
+        request: Request,
+    ) -> Result<Prepared, Error> {
         let profile = self.profile(&owner, &request).await?;
-        sessions::usable(&profile)?;
+        self.steps.usable(&profile).await?;
         let address = ready_address(&profile, request.generation)?;
         if let Some(earlier) = self.earlier(&owner, &request).await? {
             return Ok(earlier);
@@ -366,6 +376,10 @@ impl Operation for Prepare {
         self.spending.key()
     }
 
+    fn looks_at(&self) -> Key {
+        Key::FREEZES
+    }
+
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
@@ -446,6 +460,7 @@ impl Prepare {
         let profile = profiles::find(tx, self.request.profile_id)
             .await?
             .ok_or(Error::ProfileNotFound)?;
+        gate::not_frozen(tx, profile.profile_id, &profile.tenant).await?;
         sessions::usable(&profile)?;
         ready_address(&profile, self.request.generation)?;
         Ok(profile.generation)

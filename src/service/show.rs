@@ -6,7 +6,7 @@ use crate::identity::owner::Owner;
 use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::{TransactionRow, TransactionState};
-use crate::store::{Reads, Store, profiles, sessions, transactions};
+use crate::store::{Reads, Store, freezes, profiles, sessions, transactions};
 
 /// The profile, if it is this owner's.
 ///
@@ -72,13 +72,15 @@ impl Show {
         Self { store }
     }
 
-    /// A profile.
+    /// A profile, and whether a freeze stops it.
     ///
     /// # Errors
     /// [`Error::ProfileNotFound`].
-    pub async fn profile(&self, owner: &Owner, id: ProfileId) -> Result<ProfileRow, Error> {
+    pub async fn profile(&self, owner: &Owner, id: ProfileId) -> Result<(ProfileRow, bool), Error> {
         let mut reader = self.store.reader().await?;
-        owned_profile(&mut reader, owner, id).await
+        let profile = owned_profile(&mut reader, owner, id).await?;
+        let freeze = freezes::over(&mut reader, id, &profile.tenant).await?;
+        Ok((profile, freeze.is_some()))
     }
 
     /// The transactions of a profile on a chain, with nonces below `before`; `limit` at most.

@@ -21,6 +21,7 @@ use crate::domain::{
     DeviceKeyId, IdempotencyKey, InstanceId, OwnerId, ProfileId, RateClass, RateSubject, SessionId,
     SessionKind, SessionState, Suspicion, TenantId,
 };
+use crate::gate;
 use crate::gate::rates::Metering;
 use crate::gate::spends::Spending;
 use crate::identity::owner::Owner;
@@ -145,14 +146,14 @@ impl Sign {
         if let Some(once) = &once
             && let Err(error) = once.earlier(&self.steps.store).await
         {
-            sessions::usable(&profile)?;
+            self.steps.usable(&profile).await?;
             return Err(error);
         }
         // Before the state of the key: what was signed is told, whatever became of the key since.
         if let Some(reply) = self.repeated(&session, &round).await? {
             return Ok(reply);
         }
-        sessions::usable(&profile)?;
+        self.steps.usable(&profile).await?;
         let said = round_of(SessionKind::Sign, &round.message);
         let (message_type, step) = said.unwrap_or((MessageType::Sign1, 1));
         let metering = self.metering(&session, step, meter).await?;
@@ -243,7 +244,7 @@ impl Sign {
         (idempotency_key, body_hash): (Option<IdempotencyKey>, [u8; 32]),
     ) -> Result<Restarted, Error> {
         let (session, profile) = self.session(owner, session_id).await?;
-        sessions::usable(&profile)?;
+        self.steps.usable(&profile).await?;
         let once = Once::of(owner, ROUTE, idempotency_key, body_hash);
         if let Some(once) = &once
             && let Some(made) = once.earlier(&self.steps.store).await?
@@ -464,6 +465,10 @@ impl Operation for Restart {
         self.spending.key()
     }
 
+    fn looks_at(&self) -> Key {
+        Key::FREEZES
+    }
+
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
@@ -481,6 +486,9 @@ impl Operation for Restart {
                     && session.device_key_id == self.device
             })
             .ok_or(refuse(Error::SessionNotFound))?;
+        gate::not_frozen(tx, profile.profile_id, &profile.tenant)
+            .await
+            .map_err(|reason| refuse(reason.into()))?;
         let generation = sessions::usable(&profile).map_err(|refusal| refuse(refusal.into()))?;
         if generation != session.generation {
             return Err(refuse(Refusal::OtherGeneration.into()));

@@ -18,13 +18,15 @@ use super::turns::{Turn, Turns};
 use crate::custody::{Custody, Failure, Message, Product, Verdict};
 use crate::domain::{InstanceId, OperationId, SessionId, SessionKind, SessionState, Suspicion};
 use crate::limits::InForce;
+use crate::gate;
 use crate::policy::Policy;
-use crate::sessions::conclude::{Conclude, Effect, Gone};
+use crate::sessions::conclude::{Conclude, Concluded, Effect, Gone};
 use crate::sessions::lifecycle::{Left, Orphan};
 use crate::sessions::{Lifetimes, Refusal};
+use crate::store::profiles::ProfileRow;
 use crate::store::sessions::SessionRow;
 use crate::store::transactions::TransactionRow;
-use crate::store::{CommitError, Operation, Reservation, Store, StoreError, instances};
+use crate::store::{CommitError, Operation, Reservation, Store, StoreError, instances, steps};
 use crate::telemetry::metrics::Metrics;
 
 /// Pause before a conclusion is tried again.
@@ -79,7 +81,7 @@ impl Steps {
         let done = self.tasks.spawn(request).await;
         match done.unwrap_or(Err(Error::Internal)) {
             Err(Error::Elsewhere(owner)) => Err(self.elsewhere(owner).await),
-            done => done,
+            done => self.count_frozen(done),
         }
     }
 
@@ -197,7 +199,35 @@ impl Steps {
         if may_ban {
             self.custody.guard().secure(caught).await;
         }
-        concluded.map_err(|Gone| Refusal::Lost.into())
+        match concluded {
+            Ok(Concluded::AsItEnded) => Ok(()),
+            Ok(Concluded::Frozen(scope)) => Err(Error::ProfileFrozen(scope)),
+            Err(Gone) => Err(Refusal::Lost.into()),
+        }
+    }
+
+    /// Whether a profile's key may be used, as far as anybody can see now: first whether it is frozen, then its key.
+    /// Looked at again inside each operation.
+    ///
+    /// # Errors
+    /// [`Error`] says why not.
+    pub async fn usable(&self, profile: &ProfileRow) -> Result<(), Error> {
+        let mut reader = self.store.reader().await?;
+        gate::not_frozen(&mut reader, profile.profile_id, &profile.tenant).await?;
+        crate::sessions::usable(profile)?;
+        Ok(())
+    }
+
+    /// Counts a request that a freeze refused.
+    ///
+    /// # Errors
+    /// Those of the request.
+    pub fn count_frozen<R>(&self, answer: Result<R, Error>) -> Result<R, Error> {
+        if let Err(Error::ProfileFrozen(scope)) = &answer {
+            self.metrics.frozen_denied(*scope);
+            tracing::info!(scope = scope.as_str(), "a freeze refused a request");
+        }
+        answer
     }
 
     /// A message that contradicts the one that is being checked ends the session together with that check.
@@ -215,7 +245,7 @@ impl Steps {
         conclusion: Conclude,
         place: Reservation,
         running: Entered,
-    ) -> impl Future<Output = Result<(), Gone>> + Send + use<> {
+    ) -> impl Future<Output = Result<Concluded, Gone>> + Send + use<> {
         let store = self.store.clone();
         let first = store.conclude_reserved(conclusion.clone(), place);
         async move {
@@ -224,12 +254,11 @@ impl Steps {
             let mut maybe_done = false;
             loop {
                 match answer {
-                    Ok(done) => {
-                        done.into_inner();
-                        return Ok(());
-                    }
+                    Ok(done) => return Ok(done.into_inner()),
                     // An earlier try, whose outcome was unknown, was committed after all.
-                    Err(CommitError::Refused(Gone)) if maybe_done => return Ok(()),
+                    Err(CommitError::Refused(Gone)) if maybe_done => {
+                        return earlier(&store, &conclusion).await;
+                    }
                     Err(CommitError::Refused(Gone)) => return Err(Gone),
                     Err(CommitError::Store(error)) => {
                         maybe_done |= matches!(error, StoreError::OutcomeUnknown(_));
@@ -273,6 +302,29 @@ impl Steps {
             }
         }
         Ok(found)
+    }
+}
+
+/// How an earlier try of a conclusion ended that nobody could say the outcome of. What it was to end may have been ended by
+/// others meanwhile. SECURITY: a signature that was not stored is not told.
+async fn earlier(store: &Store, conclusion: &Conclude) -> Result<Concluded, Gone> {
+    if !matches!(conclusion.effect, Effect::Sign { .. }) {
+        return Ok(Concluded::AsItEnded);
+    }
+    loop {
+        let stored = async {
+            let mut reader = store.reader().await?;
+            steps::passed(&mut reader, conclusion.permit_id).await
+        };
+        match stored.await {
+            Ok(true) => return Ok(Concluded::AsItEnded),
+            // The next attempt, if there may be one, learns why.
+            Ok(false) => return Err(Gone),
+            Err(error) => {
+                error.log("the outcome of a conclusion is not known yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 }
 

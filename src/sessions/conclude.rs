@@ -4,7 +4,7 @@ use super::session::Unfit;
 use super::{Ending, Key, Lifetimes, Session};
 use crate::clock::Timestamp;
 use crate::domain::{
-    KeyState, OperationId, OtSetup, ProfileId, ProfileState, SessionKind, Suspicion,
+    FreezeScope, KeyState, OperationId, OtSetup, ProfileId, ProfileState, SessionKind, Suspicion,
 };
 use crate::store::bans::Caught;
 use crate::store::profiles::ProfileRow;
@@ -13,7 +13,7 @@ use crate::store::shares::ShareRow;
 use crate::store::steps::StepOutcome;
 use crate::store::{
     self, AuditEvent, AuditOutcome, AuditRecord, CommitError, Operation, StoreError, Tx, bans,
-    profiles, shares, steps, transactions,
+    freezes, profiles, shares, steps, transactions,
 };
 
 /// What a step made.
@@ -135,6 +135,15 @@ impl Effect {
 #[derive(Debug)]
 pub struct Gone;
 
+/// How a step was concluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concluded {
+    /// As it ended.
+    AsItEnded,
+    /// It made a signature, and the profile has been frozen meanwhile: nobody will see it, and its session is given up.
+    Frozen(FreezeScope),
+}
+
 /// Ends a step. It may be committed again after a failure of the store: the first one counts.
 #[derive(Clone)]
 pub struct Conclude {
@@ -151,7 +160,7 @@ pub struct Conclude {
 }
 
 impl Operation for Conclude {
-    type Output = ();
+    type Output = Concluded;
     type Refusal = Gone;
 
     fn key(&self) -> store::Key {
@@ -166,7 +175,49 @@ impl Operation for Conclude {
         }
     }
 
-    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
+    fn looks_at(&self) -> store::Key {
+        if matches!(self.effect, Effect::Sign { .. }) {
+            store::Key::FREEZES
+        } else {
+            store::Key::NONE
+        }
+    }
+
+    /// INVARIANT: a signature is stored, and so can be broadcast or told, only while no freeze stands.
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(Concluded, AuditRecord), CommitError<Gone>> {
+        match self.frozen(tx).await? {
+            None => {
+                let ((), record) = self.conclude(tx).await?;
+                Ok((Concluded::AsItEnded, record))
+            }
+            Some(scope) => {
+                let withheld = Self {
+                    effect: Effect::Abort {
+                        reason: format!("a freeze stands: {}", scope.as_str()),
+                        suspicion: Suspicion::None,
+                    },
+                    ..self.clone()
+                };
+                let ((), record) = withheld.conclude(tx).await?;
+                Ok((Concluded::Frozen(scope), record))
+            }
+        }
+    }
+}
+
+impl Conclude {
+    /// The freeze that stands in the way of a signature.
+    async fn frozen(&self, tx: &mut Tx<'_>) -> Result<Option<FreezeScope>, StoreError> {
+        if !matches!(self.effect, Effect::Sign { .. }) {
+            return Ok(None);
+        }
+        freezes::over_known(tx, self.session.profile_id).await
+    }
+
+    async fn conclude(&self, tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<Gone>> {
         let (profile, id) = (self.session.profile_id, self.session.session_id);
         // The permit is this very check; the session may be in another one meanwhile.
         if !steps::close(tx, self.permit_id, self.effect.step_outcome()).await? {
@@ -187,9 +238,7 @@ impl Operation for Conclude {
         let record = self.effect.record().profile(profile).session(id);
         Ok(((), record))
     }
-}
 
-impl Conclude {
     /// The wallet that was caught, and what it is banned from.
     #[must_use]
     pub const fn caught(&self) -> Option<(ProfileId, OtSetup)> {

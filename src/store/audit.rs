@@ -62,6 +62,10 @@ pub enum AuditEvent {
     TransferStateEmptied,
     /// A quarantine from before there was a list of bans was put on it.
     BanListed,
+    /// A profile, a tenant or everything was frozen.
+    Frozen,
+    /// A freeze was lifted.
+    Unfrozen,
 }
 
 impl AuditEvent {
@@ -95,6 +99,8 @@ impl AuditEvent {
             Self::KemDestroyed => "kem_destroyed",
             Self::TransferStateEmptied => "transfer_state_emptied",
             Self::BanListed => "ban_listed",
+            Self::Frozen => "frozen",
+            Self::Unfrozen => "unfrozen",
         }
     }
 }

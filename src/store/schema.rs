@@ -52,6 +52,7 @@ const MIGRATIONS: &[Migration] = migrations![
     8 "limits" "0008_limits.sql",
     9 "decisions" "0009_decisions.sql",
     10 "spends" "0010_spends.sql",
+    11 "freezes" "0011_freezes.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

@@ -149,6 +149,26 @@ pub async fn open_of_device(
     rows.into_iter().map(SessionRow::read).collect()
 }
 
+/// The latest thousand signing sessions of a profile that are open and not being checked.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn open_of_profile(
+    reads: &mut impl Reads,
+    profile: ProfileId,
+) -> Result<Vec<SessionRow>, StoreError> {
+    let rows = reads
+        .query(
+            select!(
+                "profile_id = $1 AND state IN ('created', 'r1_done', 'r2_done') AND kind = 'sign' \
+                 ORDER BY expires_at DESC LIMIT 1000"
+            ),
+            values![profile.to_string()],
+        )
+        .await?;
+    rows.into_iter().map(SessionRow::read).collect()
+}
+
 /// Sessions whose check was left behind by a process that no longer lives.
 ///
 /// # Errors

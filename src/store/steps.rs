@@ -74,19 +74,33 @@ pub async fn close(
     .await
 }
 
-/// Whether this step was ended as one of a process that died.
+/// Whether this step passed.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn was_orphaned(reads: &mut impl Reads, permit: OperationId) -> Result<bool, StoreError> {
+pub async fn passed(reads: &mut impl Reads, permit: OperationId) -> Result<bool, StoreError> {
+    Ok(outcome(reads, permit).await?.as_deref() == Some(StepOutcome::Done.as_str()))
+}
+
+async fn outcome(
+    reads: &mut impl Reads,
+    permit: OperationId,
+) -> Result<Option<String>, StoreError> {
     let row = reads
         .query_one(
             "SELECT outcome FROM steps WHERE permit_id = $1",
             values![permit.to_string()],
         )
         .await?;
-    let Some(row) = row else { return Ok(false) };
-    Ok(row.of("steps").text("outcome")? == StepOutcome::Orphaned.as_str())
+    row.map(|row| row.of("steps").text("outcome")).transpose()
+}
+
+/// Whether this step was ended as one of a process that died.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn was_orphaned(reads: &mut impl Reads, permit: OperationId) -> Result<bool, StoreError> {
+    Ok(outcome(reads, permit).await?.as_deref() == Some(StepOutcome::Orphaned.as_str()))
 }
 
 /// How many permits [`recorded`] looks up in one query.

@@ -54,6 +54,7 @@ macro_rules! on_both_engines {
 
 mod bans_tests;
 mod chain_tests;
+mod freezes_tests;
 mod instances_tests;
 mod lost_answer;
 mod plans;

@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use crate::clock::Timestamp;
-use crate::domain::{EnvironmentKind, RateClass, SessionKind};
+use crate::domain::{EnvironmentKind, FreezeScope, RateClass, SessionKind};
 
 /// Upper bounds of every latency histogram, in seconds: 100 µs to 10 s.
 const BUCKETS: &[f64] = &[
@@ -286,6 +286,10 @@ metrics! {
     anchored_bans: IntGauge = "countersign_anchor_bans" [];
     /// Links of the audit chain that the anchor has: it stands still when the chain is broken.
     anchored_links: IntGauge = "countersign_anchor_audit_links" [];
+    /// Freezes that stand, by how much they stop.
+    frozen: IntGaugeVec = "countersign_frozen" ["scope"];
+    /// Requests refused, and signatures withheld, because of a freeze, by the widest that stood.
+    frozen_denials: IntCounterVec = "countersign_frozen_denials_total" ["scope"];
     /// When a file of a listener expires, as a Unix time: warn long before, because then all clients are refused.
     tls_expiry: IntGaugeVec = "countersign_tls_expiry_timestamp_seconds" ["listener", "file"];
     /// Reloads of changed certificates, keys and revocation lists.
@@ -444,6 +448,18 @@ impl Metrics {
     pub fn anchored(&self, bans: i64, links: i64) {
         self.anchored_bans.set(bans);
         self.anchored_links.set(links);
+    }
+
+    /// How many freezes of a scope stand.
+    pub fn frozen(&self, scope: FreezeScope, count: i64) {
+        self.frozen.with_label_values(&[scope.as_str()]).set(count);
+    }
+
+    /// A freeze refused a request, or withheld a signature.
+    pub fn frozen_denied(&self, scope: FreezeScope) {
+        self.frozen_denials
+            .with_label_values(&[scope.as_str()])
+            .inc();
     }
 
     /// When a file of a listener expires.

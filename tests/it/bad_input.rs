@@ -23,6 +23,7 @@ pub(crate) fn state(appliance: &Appliance) -> Vec<String> {
         "SELECT transaction_id, nonce, state FROM transactions",
         "SELECT permit_id, outcome FROM steps",
         "SELECT scope, key FROM idempotency",
+        "SELECT scope, subject, placed_by FROM freezes",
     ]
     .into_iter()
     .flat_map(|query| database.rows(query))

@@ -156,6 +156,16 @@ async fn s4_the_checks_of_a_request_answer_in_their_order() {
         let reply = post(&appliance, &wallet, &path, &body, Some(&key)).await;
         refused(&reply, 403, "KEY_QUARANTINED", "key before repetition");
     }
+    // Whether it is frozen, before what its key may.
+    let freeze = format!(
+        "INSERT INTO freezes (scope, subject, placed_by, freeze_id, who, reason, frozen_at) \
+         VALUES ('profile', '{mine}', 'owner', 'f', 'w', 'r', 1)"
+    );
+    appliance.storage.tamper(&database, &freeze);
+    let reply = post(&appliance, &wallet, &path, &transaction(1), Some(&key)).await;
+    refused(&reply, 403, "PROFILE_FROZEN", "freeze before key");
+    let lift = "DELETE FROM freezes";
+    appliance.storage.tamper(&database, lift);
     // And before policy.
     let reply = post(&appliance, &wallet, &path, &denied(1), Some(&fresh_key())).await;
     refused(&reply, 403, "KEY_QUARANTINED", "key before policy");

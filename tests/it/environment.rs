@@ -27,6 +27,7 @@ fn init_makes_what_doctor_and_the_client_accept() {
     for name in [
         "countersignd.toml",
         "client.toml",
+        "operator.toml",
         "chain-11155111.url",
         "pki/ca-key.pem",
         "pki/server-key.pem",

@@ -31,6 +31,7 @@ mod durable_operations;
 mod environment;
 mod explain;
 mod first_light;
+mod freeze;
 mod front_door;
 mod gateway;
 mod gateway_jwt;

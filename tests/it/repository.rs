@@ -8,15 +8,22 @@ use std::{
 };
 
 /// Which modules of `src/` a module may use. What a module may use, its users may use too.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("main", &["cli"]),
     ("cli", &["http"]),
     ("http", &["service", "config"]),
-    ("config", &["identity", "chain"]),
+    ("config", &["identity", "chain", "operators"]),
     (
         "service",
         &[
-            "identity", "gate", "audit", "custody", "sessions", "chain", "store",
+            "identity",
+            "gate",
+            "audit",
+            "custody",
+            "sessions",
+            "chain",
+            "operators",
+            "store",
         ],
     ),
     ("custody", &["gate", "store"]),
@@ -25,6 +32,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("audit", &["store"]),
     ("sessions", &["store"]),
     ("chain", &["domain"]),
+    ("operators", &["domain"]),
     ("policy", &["domain"]),
     ("limits", &["domain"]),
     ("two_factor", &["domain"]),

@@ -1,4 +1,4 @@
-//! The files of a new environment: certificates, `client.toml`, and last `countersignd.toml`.
+//! The files of a new environment: certificates, `client.toml`, `operator.toml`, and last `countersignd.toml`.
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -36,6 +36,7 @@ pub(super) fn write(
         certificates(plan, &paths.pki)?;
         let text = client_toml(plan, environment, roots);
         files::write(&paths.client, &text, Access::Private)?;
+        files::write(&paths.operator, &operator_toml(plan), Access::Private)?;
     }
     for rpc in plan.rpc.iter().filter(|rpc| !is_plain(rpc)) {
         files::write(
@@ -126,6 +127,19 @@ fn client_toml(plan: &Plan, environment: &Environment, roots: &[[u8; 65]]) -> St
         }
     }
     text
+}
+
+fn operator_toml(plan: &Plan) -> String {
+    format!(
+        "# How an operator reaches this appliance: `countersignd freeze`, `countersignd approve`. Paths are relative to this \
+         file.\n\
+         # The operators' listener of each instance; the first that answers is used.\n\
+         urls = [{url}]\n\
+         ca = \"pki/ca.pem\"\n\
+         certificate = \"pki/operator.pem\"\n\
+         key = \"pki/operator-key.pem\"\n",
+        url = quoted(format_args!("https://{}", reachable(plan.operator_listen))),
+    )
 }
 
 fn config_toml(plan: &Plan, environment: &Environment, roots: &[[u8; 65]]) -> String {

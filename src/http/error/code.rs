@@ -66,12 +66,18 @@ codes! {
     SignatureInvalid => UNAUTHORIZED, [Never];
     /// The very same signed request was here before: signed anew, it gets its answer.
     SignatureReplayed => UNAUTHORIZED, [Same];
+    /// This takes a second factor.
+    TwoFactorRequired => UNAUTHORIZED, [Never];
     /// The device was enrolled lately and may not act yet.
     DevicePending => FORBIDDEN, [Never];
     /// The client certificate is valid but has no access here.
     ForbiddenRole => FORBIDDEN, [Never];
+    /// A freeze of its owner or of the operators stops the profile.
+    ProfileFrozen => FORBIDDEN, [Never];
     /// The key signs nothing until its owner and two operators release it.
     KeyQuarantined => FORBIDDEN, [Never];
+    /// A command of operators is not carried out: it is too old, was carried out before, or too few have signed it.
+    CommandRefused => FORBIDDEN, [Never];
     /// Policy does not allow this.
     PolicyDenied => FORBIDDEN, [Never];
     /// This chain is not served.

@@ -6,7 +6,7 @@ use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::domain::{ProfileState, SessionState};
+use crate::domain::{self, ProfileState, SessionState};
 use crate::sessions::Key;
 use crate::store::transactions::TransactionState;
 
@@ -65,6 +65,10 @@ words! {
     KeyUse: Key::NAMES;
     /// Where a device stands: a pending one may act later, a revoked one never again.
     DeviceStatus: ["pending", "active", "revoked"];
+    /// How much a freeze stops.
+    FreezeScope: domain::FreezeScope::ALL.iter().map(|scope| scope.as_str());
+    /// Who placed a freeze.
+    PlacedBy: [domain::PlacedBy::Owner.as_str(), domain::PlacedBy::Operator.as_str()];
     /// The kind of a device key.
     KeyAlgorithm: ["ecdsa-p256-sha256", "ed25519"];
     /// Where a session stands.
@@ -129,6 +133,8 @@ texts! {
     ProfileId: 36..=36, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
     /// A session: a UUID, in lower case.
     SessionId: 36..=36, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+    /// A freeze: a UUID, in lower case, which is also the id of its audit record.
+    FreezeId: 36..=36, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
     /// A policy decision: a UUID, in lower case.
     DecisionId: 36..=36, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
     /// Chosen by the client, fresh for each new request; the same request may be sent again with the same key.

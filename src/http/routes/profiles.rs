@@ -2,6 +2,8 @@
 
 pub(super) mod create;
 pub(super) mod devices;
+pub(super) mod freeze;
 pub(super) mod prepare_transaction;
 pub(super) mod show;
 pub(super) mod transactions;
+pub(super) mod unfreeze;

@@ -34,10 +34,12 @@ use super::run;
 use crate::cli::pki::{Authority, Issued, Usage, Validity};
 use crate::clock;
 use crate::config::{Limits, Listener, TlsFiles};
-use crate::domain::{EnvironmentKind, TenantId};
+use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::http::tls::{Entrance, Peer};
 use crate::http::{operator, quota};
 use crate::identity::certificate::{AllowList, Role, SubjectName};
+use crate::service::freeze::Freezing;
+use crate::store::{EnvironmentRecord, Location, Store};
 use crate::telemetry::metrics::{ListenerName, Metrics};
 use crate::telemetry::readiness::{Check, Readiness};
 
@@ -331,12 +333,28 @@ async fn a34_a_name_that_is_not_listed_or_has_another_role_is_forbidden() {
     server.stop().await;
 }
 
+/// Over a database of its own, in which nothing is frozen.
+async fn freezing(directory: &Path, metrics: Arc<Metrics>) -> Arc<Freezing> {
+    let file = directory.join("countersign.db");
+    let environment = EnvironmentRecord {
+        id: EnvironmentId([7; 32]),
+        kind: EnvironmentKind::Development,
+        created_at: clock::now(),
+    };
+    let store = Store::create(Location::Sqlite(file), &environment)
+        .await
+        .unwrap();
+    Arc::new(Freezing::new(store, metrics, |_| (), (Vec::new(), None)))
+}
+
 #[tokio::test]
 async fn a34_operator_listener_serves_operators_and_lets_monitoring_read_health_only() {
     let metrics = Arc::new(Metrics::new(EnvironmentKind::Development).unwrap());
     let readiness = Readiness::new([Check::Store, Check::Hsm], Duration::from_secs(60));
+    let directory = tempfile::tempdir().unwrap();
+    let freezing = freezing(directory.path(), Arc::clone(&metrics)).await;
     let server = serve(
-        operator::router(metrics, readiness.clone()),
+        operator::router(Arc::clone(&metrics), readiness.clone(), freezing),
         ListenerName::Operator,
         some_limits(),
     )

@@ -373,6 +373,17 @@ impl Appliance {
         self.operator.send(&request).await.ok()
     }
 
+    /// A POST on the operator listener.
+    pub(crate) async fn operator_post(&self, path: &str, body: &serde_json::Value) -> Reply {
+        let request = SignedRequest {
+            method: Method::POST,
+            path: path.to_owned(),
+            headers: vec![("content-type", "application/json".to_owned())],
+            body: Some(body.to_string().into_bytes()),
+        };
+        self.operator.send(&request).await.unwrap()
+    }
+
     /// The value of a metric, written as in the exposition with its labels; 0 when it is absent.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let reply = self.operator("/metrics").await.unwrap();

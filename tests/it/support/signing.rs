@@ -102,13 +102,23 @@ impl<'a> Signing<'a> {
         let path = api::transactions_path(&profile(wallet));
         let body = transaction(wei);
         let reply = post(appliance, wallet, &path, &body, Some(&fresh_key())).await;
+        Self::of(appliance, wallet, &reply, wei)
+    }
+
+    /// What this reply prepared.
+    pub(crate) fn of(
+        appliance: &'a Appliance,
+        wallet: &'a Wallet,
+        reply: &Reply,
+        wei: u64,
+    ) -> Self {
         assert_eq!(
             reply.status,
             200,
             "{}",
             String::from_utf8_lossy(&reply.body)
         );
-        let prepared: Prepared = reply.decode().unwrap();
+        let prepared: Prepared = reply.clone().decode().unwrap();
         intent(wei).check(&prepared).unwrap();
         Self {
             appliance,

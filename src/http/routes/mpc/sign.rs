@@ -128,7 +128,7 @@ pub(crate) enum Finished {
     ),
     extensions(("x-errors" = json!([
         Code::InvalidKeyShare, Code::UnsupportedProtocolVersion, Code::PolicyDenied, Code::ChainNotAllowed,
-        Code::KeyQuarantined, Code::NotFound, Code::SessionStateConflict, Code::SessionLost,
+        Code::ProfileFrozen, Code::KeyQuarantined, Code::NotFound, Code::SessionStateConflict, Code::SessionLost,
         Code::KeyGenerationMismatch, Code::KeyRefreshRequired, Code::PolicyChanged, Code::SessionExpired,
         Code::IdempotencyMismatch, Code::MpcSigningFailed, Code::DuoNodeUnavailable,
     ]))),

@@ -118,7 +118,7 @@ pub(crate) struct Response {
         (status = 201, description = "The profile is active.", body = Response),
     ),
     extensions(("x-errors" = json!([
-        Code::InvalidKeyShare, Code::UnsupportedProtocolVersion, Code::PolicyDenied, Code::KeyQuarantined,
+        Code::InvalidKeyShare, Code::UnsupportedProtocolVersion, Code::PolicyDenied, Code::ProfileFrozen, Code::KeyQuarantined,
         Code::ProfileNotFound, Code::NotFound, Code::SessionStateConflict, Code::SessionLost,
         Code::SessionExpired, Code::IdempotencyMismatch, Code::MpcSigningFailed, Code::DuoNodeUnavailable,
     ]))),

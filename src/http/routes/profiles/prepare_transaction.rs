@@ -122,7 +122,7 @@ pub(crate) struct UnsignedTransaction {
     request_body = Request,
     responses((status = 200, description = "The transaction and its session.", body = Response)),
     extensions(("x-errors" = json!([
-        Code::KeyQuarantined, Code::PolicyDenied, Code::ChainNotAllowed, Code::ProfileNotFound,
+        Code::ProfileFrozen, Code::KeyQuarantined, Code::PolicyDenied, Code::ChainNotAllowed, Code::ProfileNotFound,
         Code::SessionStateConflict, Code::KeyGenerationMismatch, Code::KeyRefreshRequired,
         Code::IdempotencyMismatch, Code::ChainUnavailable, Code::DuoNodeUnavailable,
     ]))),

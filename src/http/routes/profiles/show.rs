@@ -35,6 +35,8 @@ pub(crate) struct Response {
     key_generation: u64,
     #[schema(value_type = text::KeyUse)]
     key_state: &'static str,
+    /// Whether a freeze, of its owner or of the operators, stops all signing.
+    frozen: bool,
     #[schema(value_type = text::Time)]
     created_at: String,
 }
@@ -58,7 +60,7 @@ pub(crate) async fn handle(
     OwnedQuery(owner): OwnedQuery,
 ) -> Result<Json<Response>, ApiError> {
     let id = ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?;
-    let profile = service.profile(&owner, id).await?;
+    let (profile, frozen) = service.profile(&owner, id).await?;
     let address = profile
         .address
         .filter(|_| profile.state == ProfileState::Active)
@@ -71,6 +73,7 @@ pub(crate) async fn handle(
         status: profile.state.as_str(),
         key_generation: profile.generation.0,
         key_state,
+        frozen,
         created_at: profile.created_at.to_rfc3339(),
     }))
 }

@@ -1,0 +1,370 @@
+//! Freezing, and lifting freezes: what stops all signing for a profile, a tenant or everything, at once.
+//!
+//! INVARIANT: no signature is stored after the answer to a freeze that stops its profile, at whatever instance: every
+//! operation that leads to one looks at the freezes again inside its transaction. What was signed before
+//! goes on: it is broadcast, settled and shown.
+//! Whoever may freeze does it alone and at once; a freeze is never shed. Lifting one takes several operators.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Error;
+use super::show::owned_profile;
+use crate::clock;
+use crate::domain::{
+    EnvironmentId, Freeze, FreezeScope, PlacedBy, ProfileId, Reason, SessionId, Target, TenantId,
+};
+use crate::identity::owner::Owner;
+use crate::identity::replay::RequestProof;
+use crate::operators::{Approval, Approved, Deed, Operators};
+use crate::sessions::lifecycle;
+use crate::store::operator_commands::{self, CarriedOut};
+use crate::store::{
+    AuditEvent, AuditRecord, CommitError, Key, Operation, Store, StoreError, Tx, freezes, profiles,
+    sessions,
+};
+use crate::telemetry::metrics::Metrics;
+
+/// How often, and after which pause, it is waited again for what began before a freeze. Each wait is of some seconds: together
+/// longer than the database server lets a transaction hang.
+const MAX_TRIES: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the record says of an owner's reason: they give none.
+const BY_OWNER: &str = "by its owner";
+
+/// The use case.
+pub struct Freezing {
+    store: Store,
+    metrics: Arc<Metrics>,
+    /// Forgets what this process keeps in memory for a session.
+    forget: Box<dyn Fn(SessionId) + Send + Sync>,
+    tenants: Vec<TenantId>,
+    /// Who must agree to lift a freeze; without them nobody can.
+    operators: Option<Operators>,
+}
+
+impl Freezing {
+    /// The use case over its parts. `forget` forgets what this process keeps in memory for a session that is given up.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        metrics: Arc<Metrics>,
+        forget: impl Fn(SessionId) + Send + Sync + 'static,
+        (tenants, operators): (Vec<TenantId>, Option<Operators>),
+    ) -> Self {
+        Self {
+            store,
+            metrics,
+            forget: Box::new(forget),
+            tenants,
+            operators,
+        }
+    }
+
+    /// The environment, which a command must name.
+    #[must_use]
+    pub const fn environment(&self) -> EnvironmentId {
+        self.store.environment_id()
+    }
+
+    /// Freezes a profile for its owner, and gives up what it has open. Finds the freeze if it stands already.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn by_owner(
+        &self,
+        owner: Owner,
+        proof: RequestProof,
+        profile: ProfileId,
+    ) -> Result<Freeze, Error> {
+        let target = Target::Profile(profile);
+        let mut reader = self.store.reader().await?;
+        owned_profile(&mut reader, &owner, profile).await?;
+        if let Some(standing) = freezes::find(&mut reader, &target, PlacedBy::Owner).await? {
+            return Ok(standing);
+        }
+        drop(reader);
+        let who = owner.device_key_id().to_string();
+        self.place(Place {
+            target,
+            placed_by: PlacedBy::Owner,
+            who,
+            reason: BY_OWNER.to_owned(),
+            owner: Some((owner, proof)),
+        })
+        .await
+    }
+
+    /// Freezes for an operator, known by the name in their certificate. Finds the freeze if it stands already.
+    ///
+    /// # Errors
+    /// [`Error`] says what to do.
+    pub async fn by_operator(
+        &self,
+        operator: String,
+        target: Target,
+        reason: &Reason,
+    ) -> Result<Freeze, Error> {
+        if let Target::Tenant(tenant) = &target
+            && !self.tenants.contains(tenant)
+        {
+            let known: Vec<&str> = self.tenants.iter().map(TenantId::as_str).collect();
+            let known = known.join(", ");
+            return Err(Error::InvalidRequest(format!(
+                "there is no tenant {tenant}; there is {known}"
+            )));
+        }
+        self.place(Place {
+            target,
+            placed_by: PlacedBy::Operator,
+            who: operator,
+            reason: reason.as_str().to_owned(),
+            owner: None,
+        })
+        .await
+    }
+
+    /// The freezes of a target; of all, those of more than a profile and the latest of profiles.
+    ///
+    /// # Errors
+    /// [`Error::StoreUnavailable`].
+    pub async fn standing(&self, target: Option<&Target>) -> Result<Vec<Freeze>, Error> {
+        let mut reader = self.store.reader().await?;
+        if let Some(target) = target {
+            return Ok(freezes::of(&mut reader, target).await?);
+        }
+        let mut standing = freezes::wide(&mut reader).await?;
+        standing.extend(freezes::latest(&mut reader).await?);
+        Ok(standing)
+    }
+
+    /// Refuses to lift a freeze for the owner: that takes a second factor.
+    ///
+    /// # Errors
+    /// [`Error::TwoFactorRequired`], or [`Error::ProfileNotFound`].
+    pub async fn lift_by_owner(
+        &self,
+        owner: &Owner,
+        profile: ProfileId,
+    ) -> Result<Infallible, Error> {
+        let mut reader = self.store.reader().await?;
+        owned_profile(&mut reader, owner, profile).await?;
+        Err(Error::TwoFactorRequired(
+            "lifting a freeze takes a second factor, which there is none of yet: ask the operators",
+        ))
+    }
+
+    /// Carries out what enough operators have signed; what that was.
+    ///
+    /// # Errors
+    /// [`Error::CommandRefused`] says why not.
+    pub async fn carry_out(
+        &self,
+        brought_by: String,
+        text: &str,
+        approvals: &[Approval],
+    ) -> Result<Deed, Error> {
+        let Some(operators) = &self.operators else {
+            let none = "no [operators] are configured who could agree";
+            return Err(Error::CommandRefused(none.to_owned()));
+        };
+        let here = (self.store.environment_id(), clock::now());
+        let approved = operators
+            .check(text, approvals, here)
+            .map_err(|error| Error::CommandRefused(error.to_string()))?;
+        let lift = Lift {
+            approved,
+            brought_by,
+        };
+        let deed = self.store.conclude(lift).await?.into_inner();
+        self.tell().await;
+        Ok(deed)
+    }
+
+    async fn place(&self, place: Place) -> Result<Freeze, Error> {
+        let (freeze, ended) = self.store.conclude(place).await?.into_inner();
+        for session in ended {
+            (self.forget)(session);
+        }
+        tracing::warn!(what = %freeze.target, placed_by = freeze.placed_by.as_str(), "frozen: nothing is signed for it");
+        self.tell().await;
+        if freeze.target.scope() > FreezeScope::Profile {
+            self.pass().await?;
+        }
+        Ok(freeze)
+    }
+
+    /// Waits until whatever looked before the freeze is over. A hanging instance holds that up until the database server
+    /// ends its transaction; the freeze stands all the same.
+    async fn pass(&self) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            match self.store.pass_freezes().await {
+                Ok(()) => return Ok(()),
+                Err(error) if tries >= MAX_TRIES => return Err(error),
+                Err(error) => error.log("what began before a freeze is not over yet"),
+            }
+            tries += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn tell(&self) {
+        if let Err(error) = tell_frozen(&self.store, &self.metrics).await {
+            error.log("the number of freezes is not known");
+        }
+    }
+}
+
+/// Shows how many freezes stand.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn tell_frozen(store: &Store, metrics: &Metrics) -> Result<(), StoreError> {
+    let mut reader = store.reader().await?;
+    for (scope, count) in freezes::count(&mut reader).await? {
+        metrics.frozen(scope, count);
+    }
+    Ok(())
+}
+
+/// What an operation on freezes of this target has to itself.
+fn key_of(target: &Target) -> Key {
+    match target {
+        Target::Profile(id) => Key::profile(*id),
+        Target::Tenant(_) | Target::Global => Key::NONE,
+    }
+}
+
+/// Places a freeze.
+struct Place {
+    target: Target,
+    placed_by: PlacedBy,
+    who: String,
+    reason: String,
+    /// Of a freeze by an owner: who, and their request.
+    owner: Option<(Owner, RequestProof)>,
+}
+
+impl Operation for Place {
+    type Output = (Freeze, Vec<SessionId>);
+    type Refusal = Error;
+
+    fn key(&self) -> Key {
+        key_of(&self.target)
+    }
+
+    async fn apply(
+        &mut self,
+        tx: &mut Tx<'_>,
+    ) -> Result<(Self::Output, AuditRecord), CommitError<Error>> {
+        if let Some((_, proof)) = &self.owner {
+            proof.spend(tx).await?;
+        }
+        let (freeze, ended) = self.place(tx).await.map_err(CommitError::Refused)?;
+        let again = freeze.freeze_id != tx.operation_id();
+        let detail = format!(
+            "{} by {} {}: {}{}, {} sessions given up",
+            freeze.target,
+            self.placed_by.as_str(),
+            self.who,
+            self.reason,
+            if again { " (it stood already)" } else { "" },
+            ended.len()
+        );
+        let mut record = AuditRecord::done(AuditEvent::Frozen).detail(detail);
+        if let Target::Profile(id) = &self.target {
+            record = record.profile(*id);
+        }
+        Ok(((freeze, ended), record))
+    }
+}
+
+impl Place {
+    async fn place(&self, tx: &mut Tx<'_>) -> Result<(Freeze, Vec<SessionId>), Error> {
+        if let Target::Profile(id) = &self.target {
+            match &self.owner {
+                Some((owner, _)) => drop(owned_profile(tx, owner, *id).await?),
+                None => drop(
+                    profiles::find(tx, *id)
+                        .await?
+                        .ok_or(Error::ProfileNotFound)?,
+                ),
+            }
+        }
+        let freeze = Freeze {
+            freeze_id: tx.operation_id(),
+            target: self.target.clone(),
+            placed_by: self.placed_by,
+            who: self.who.clone(),
+            reason: self.reason.clone(),
+            frozen_at: tx.now(),
+        };
+        if !freezes::place(tx, &freeze).await? {
+            let standing = freezes::find(tx, &self.target, self.placed_by).await?;
+            return Ok((standing.ok_or(Error::Internal)?, Vec::new()));
+        }
+        let mut ended = Vec::new();
+        if let Target::Profile(id) = &self.target {
+            // What is being checked right now is given up when it is concluded. The sessions of a wider freeze are refused
+            // and run out of time.
+            for session in sessions::open_of_profile(tx, *id).await? {
+                if lifecycle::give_up(tx, &session).await? {
+                    ended.push(session.session_id);
+                }
+            }
+        }
+        Ok((freeze, ended))
+    }
+}
+
+/// Lifts a freeze, as several operators have commanded.
+struct Lift {
+    approved: Approved,
+    brought_by: String,
+}
+
+impl Operation for Lift {
+    type Output = Deed;
+    type Refusal = Error;
+
+    fn key(&self) -> Key {
+        let Deed::Unfreeze { target, .. } = &self.approved.command().deed;
+        key_of(target)
+    }
+
+    async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(Deed, AuditRecord), CommitError<Error>> {
+        let refused = |why: &str| CommitError::Refused(Error::CommandRefused(why.to_owned()));
+        let command = self.approved.command();
+        let approved_by = self.approved.by();
+        let carried_out = CarriedOut {
+            nonce: &command.nonce,
+            command: self.approved.text(),
+            approved_by: &approved_by,
+            brought_by: &self.brought_by,
+        };
+        if !operator_commands::spend(tx, &carried_out).await? {
+            return Err(refused("the command was carried out before"));
+        }
+        // It may have waited for its turn.
+        if command.expires <= tx.now() {
+            return Err(refused("the command has expired"));
+        }
+        let Deed::Unfreeze { target, freeze_id } = &command.deed;
+        if !freezes::lift(tx, target, *freeze_id).await? {
+            return Err(refused("this freeze does not stand (any more)"));
+        }
+        let mut record = AuditRecord::done(AuditEvent::Unfrozen).detail(format!(
+            "{target} freeze {freeze_id} approved by {approved_by}, brought by {}: {} (nonce {})",
+            self.brought_by,
+            command.reason.as_str(),
+            hex::encode(command.nonce)
+        ));
+        if let Target::Profile(id) = target {
+            record = record.profile(*id);
+        }
+        Ok((command.deed.clone(), record))
+    }
+}
