@@ -10,7 +10,7 @@
 //! ```compile_fail,E0451
 //! // There is no other way to one.
 //! fn forge(command: countersign::operators::Command) -> countersign::operators::Approved {
-//!     countersign::operators::Approved { command, text: String::new(), by: Vec::new() }
+//!     countersign::operators::Approved { command, text: String::new(), by: Vec::new(), operators: String::new() }
 //! }
 //! ```
 
@@ -18,13 +18,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use countersign_mpc::owner_proof::{Algorithm, PublicKey};
+use sha2::{Digest, Sha256};
 
-use crate::clock::Timestamp;
 use crate::domain::EnvironmentId;
 
 pub mod command;
 
-pub use command::{Command, Deed, InvalidCommand, MAX_LIFETIME};
+pub use command::{Command, Deed, InvalidCommand, MAX_AHEAD, MAX_LIFETIME, NotNow};
 
 /// Operators who must agree, at least: with one it would not be dual control.
 pub const LEAST_REQUIRED: usize = 2;
@@ -137,7 +137,23 @@ impl Operators {
         self.keys.len()
     }
 
-    /// Whether enough operators have signed `text`, and it is a command for this environment that is still good.
+    /// What names them: SHA-256, in hex, of how many must agree, and of every operator's name and key. Two instances with
+    /// the same operators show the same.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(format!(
+            "countersign operators 1\nrequired {}\n",
+            self.required
+        ));
+        for (name, key) in &self.keys {
+            hash.update(format!("{name} {}\n", hex::encode(key.as_bytes())));
+        }
+        hex::encode(hash.finalize())
+    }
+
+    /// Whether enough operators have signed `text`, and it is a command for this environment. Whether it is good by now is
+    /// for the operation that carries it out, by the clock that all instances share.
     ///
     /// # Errors
     /// [`NotApproved`] says what is missing. One signature that does not hold spoils the whole: somebody tampers.
@@ -145,18 +161,11 @@ impl Operators {
         &self,
         text: &str,
         approvals: &[Approval],
-        (environment, now): (EnvironmentId, Timestamp),
+        environment: EnvironmentId,
     ) -> Result<Approved, NotApproved> {
         let command = Command::parse(text)?;
         if command.environment != environment {
             return Err(NotApproved::OtherEnvironment);
-        }
-        let expires = command.expires.as_micros();
-        if expires <= now.as_micros() {
-            return Err(NotApproved::Expired);
-        }
-        if expires > now.plus_seconds(MAX_LIFETIME).as_micros() {
-            return Err(NotApproved::TooLongLived);
         }
         if approvals.len() > MOST_APPROVALS {
             return Err(NotApproved::TooMany);
@@ -181,6 +190,7 @@ impl Operators {
             command,
             text: text.to_owned(),
             by: by.into_iter().collect(),
+            operators: self.fingerprint(),
         })
     }
 }
@@ -192,6 +202,8 @@ pub struct Approved {
     command: Command,
     text: String,
     by: Vec<OperatorName>,
+    /// Of those who could have.
+    operators: String,
 }
 
 impl Approved {
@@ -205,6 +217,12 @@ impl Approved {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Of which operators they are: [`Operators::fingerprint`].
+    #[must_use]
+    pub fn operators(&self) -> &str {
+        &self.operators
     }
 
     /// Their names, comma-separated.
@@ -224,12 +242,6 @@ pub enum NotApproved {
     /// It is for another environment.
     #[error("the command is for another environment")]
     OtherEnvironment,
-    /// It is too old.
-    #[error("the command has expired")]
-    Expired,
-    /// It would be good for too long.
-    #[error("the command would be good for longer than 24 hours")]
-    TooLongLived,
     /// Nobody has that many.
     #[error("there are more signatures than operators")]
     TooMany,

@@ -98,6 +98,9 @@ pub struct Store {
     /// Where leases are renewed: on a server by a connection of their own, so that a lease never lapses
     /// behind a queue.
     leases: writer::Writer,
+    /// Where freezes of more than a profile are placed, and where it is waited for what looked before them: on a server by
+    /// two connections of their own, so that neither waits behind what hangs.
+    freezing: writer::Writer,
     alone: bool,
     health: health::Health,
     environment: EnvironmentRecord,
@@ -203,16 +206,22 @@ impl Store {
         let health = health::Health::new();
         let writer = writer::Writer::start(&location, &health, connections, opening.lock, group);
         let alone = matches!(*location, Location::Sqlite(_));
-        let leases = if alone {
-            writer.clone()
+        let (leases, freezing) = if alone {
+            (writer.clone(), writer.clone())
         } else {
-            let connection = Connection::writer(&location).await?;
-            writer::Writer::start(&location, &health, vec![connection], None, 1)
+            let connection = || Connection::writer(&location);
+            let apart =
+                |connections| writer::Writer::start(&location, &health, connections, None, 1);
+            (
+                apart(vec![connection().await?]),
+                apart(vec![connection().await?, connection().await?]),
+            )
         };
         Ok(Self {
             readers: readers::Readers::new(location, health.clone(), readers),
             writer,
             leases,
+            freezing,
             alone,
             health,
             environment,
@@ -298,13 +307,27 @@ impl Store {
         async move { count(metrics.as_deref(), started, answer.await) }
     }
 
+    /// As [`Store::conclude`], for what must not wait behind operations that have nothing to do with it: on a server it has
+    /// a connection of its own. In which order it and others run is not said; on one key they exclude each other as ever.
+    ///
+    /// # Errors
+    /// As [`Store::conclude`].
+    pub async fn conclude_apart<O: Operation>(
+        &self,
+        operation: O,
+    ) -> Result<Committed<O::Output>, CommitError<O::Refusal>> {
+        let started = Instant::now();
+        let result = self.freezing.conclude(operation).await;
+        count(self.metrics.as_deref(), started, result)
+    }
+
     /// Answers once every operation is over that has looked at freezes before this began: what is placed by now, all that
     /// comes later has seen.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails, or one of them takes too long.
     pub async fn pass_freezes(&self) -> Result<(), StoreError> {
-        self.writer.insist(freezes::Pass).await
+        self.freezing.insist(freezes::Pass).await
     }
 
     /// Appends links for committed records that no link covers yet, in one batch, and a checkpoint when one

@@ -22,7 +22,7 @@ use super::{Failure, output};
 use crate::clock::{self, Timestamp};
 use crate::config::secret_file::{self, SecretFileError};
 use crate::domain::{EnvironmentId, OperationId, PlacedBy, Reason, Target};
-use crate::operators::{Approval, Command, Deed, InvalidCommand, OperatorName};
+use crate::operators::{Approval, Command, Deed, InvalidCommand, NotNow, OperatorName};
 
 /// What stands before a signature in the file of a command.
 const APPROVED_BY: &str = "approved by ";
@@ -134,6 +134,8 @@ enum ApproveError {
     TwoFreezes(Target),
     #[error("the appliance names an environment or a freeze in a way this version does not know")]
     Answer,
+    #[error("not signed")]
+    NotNow(#[source] NotNow),
     #[error("not signed: you did not agree")]
     Declined,
     #[error("{0} has signed this already")]
@@ -198,6 +200,7 @@ async fn draft(options: &Draft) -> Result<(), Failure> {
         },
         reason,
         nonce,
+        issued: now,
         expires: now.plus_seconds(options.hours.saturating_mul(3600)),
     };
     output::line(freeze::line(freeze));
@@ -235,12 +238,18 @@ fn sign(options: &Sign) -> Result<(), Failure> {
     let mut paper = Paper::read(&options.file)?;
     let key = load_key(&options.key)?;
     output::line(paper.text.trim_end());
+    // SECURITY: the keys of the others are not at hand here; who signs must not do so because others seem to have.
     for approval in &paper.approvals {
-        output::line(format_args!("(signed by {})", approval.by));
+        output::line(format_args!(
+            "(claims to be signed by {}; not checked here)",
+            approval.by
+        ));
     }
     if paper.approvals.iter().any(|approval| approval.by == name) {
         return Err(ApproveError::SignedAlready(name).into());
     }
+    let good = paper.command.is_good_at(clock::now());
+    good.map_err(ApproveError::NotNow)?;
     if !options.yes && !agreed(&name)? {
         return Err(ApproveError::Declined.into());
     }
@@ -324,6 +333,7 @@ async fn carry_out(connect: &ConnectOption, files: &[PathBuf]) -> Result<(), Fai
 /// A command and its signatures, in a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Paper {
+    command: Command,
     text: String,
     approvals: Vec<Approval>,
 }
@@ -343,7 +353,7 @@ impl Paper {
         let length = lines.iter().take_while(|line| !is_signature(line)).count();
         let (text, signatures) = lines.split_at_checked(length).unwrap_or_default();
         let text = text.concat();
-        Command::parse(&text).map_err(|cause| ApproveError::Command {
+        let command = Command::parse(&text).map_err(|cause| ApproveError::Command {
             path: path.to_owned(),
             cause,
         })?;
@@ -355,7 +365,11 @@ impl Paper {
             };
             approvals.push(approval(line).ok_or_else(wrong)?);
         }
-        Ok(Self { text, approvals })
+        Ok(Self {
+            command,
+            text,
+            approvals,
+        })
     }
 
     fn content(&self) -> String {
@@ -410,7 +424,8 @@ mod tests {
             },
             reason: Reason::parse("approved by nobody").unwrap(),
             nonce: [2; 16],
-            expires: Timestamp::from_micros(1_800_000_000_000_000),
+            issued: Timestamp::from_micros(1_800_000_000_000_000),
+            expires: Timestamp::from_micros(1_800_003_600_000_000),
         };
         let approval = |name, byte| Approval {
             by: OperatorName::parse(name).unwrap(),
@@ -418,6 +433,7 @@ mod tests {
         };
         Paper {
             text: command.text(),
+            command,
             approvals: vec![approval("alice", 3), approval("bob", 4)],
         }
     }
@@ -431,14 +447,14 @@ mod tests {
         for (altered, expected) in [
             (
                 content.replace("alice ", "Alice "),
-                "line 8 is no signature",
+                "line 9 is no signature",
             ),
             (
                 content.replace(&"03".repeat(64), "03"),
-                "line 8 is no signature",
+                "line 9 is no signature",
             ),
-            (format!("{content}\n"), "line 10 is no signature"),
-            (format!("{content}more\n"), "line 10 is no signature"),
+            (format!("{content}\n"), "line 11 is no signature"),
+            (format!("{content}more\n"), "line 11 is no signature"),
             (content.replace("global", "glob"), "unfreeze"),
         ] {
             let error = Paper::parse(&altered, file).unwrap_err().to_string();

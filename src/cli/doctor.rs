@@ -244,9 +244,10 @@ async fn database(config: &Config) -> Result<String, Failure> {
 fn operators(config: &Config) -> String {
     match &config.operators {
         Some(operators) => format!(
-            "{} of {} must sign what one alone may not do",
+            "{} of {} must sign what one alone may not do; at every instance the same: {}",
             operators.required(),
-            operators.known()
+            operators.known(),
+            operators.fingerprint()
         ),
         None => "none configured: a freeze cannot be lifted".to_owned(),
     }

@@ -372,6 +372,11 @@ impl Appliance {
     }
 
     fn freezing(&self, config: &mut Config) -> Freezing {
+        if let Some(operators) = &config.operators {
+            let (required, known) = (operators.required(), operators.known());
+            let fingerprint = operators.fingerprint();
+            tracing::info!(required, known, fingerprint, "operators who agree together");
+        }
         let custody = Arc::clone(&self.steps.custody);
         Freezing::new(
             self.store.clone(),

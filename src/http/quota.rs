@@ -2,13 +2,15 @@
 //!
 //! A client is a name in the configuration, whatever number of certificates or connections it has: so the number of
 //! quotas is fixed, and a new certificate or connection gets nobody a fresh one. The limits that count for security are
-//! those of the durable operations; these only keep a flood cheap.
+//! those of the durable operations; these only keep a flood cheap. An owner's freeze has a small share of its own: it is
+//! let in when its gateway has used up the other.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::Request;
+use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,6 +23,10 @@ use crate::telemetry::metrics::{ListenerName, Metrics, Throttle};
 
 /// Connections of all peers together whose certificate is good but who are no clients of this listener.
 const STRANGERS: usize = 16;
+/// What a client may take up with freezes, beside all else: at once, and each second.
+const FREEZES_AT_ONCE: usize = 16;
+const FREEZES_PER_SECOND: u32 = 10;
+const FREEZES_BURST: u32 = 40;
 
 /// The quotas of a listener.
 pub struct Quotas {
@@ -32,9 +38,24 @@ pub struct Quotas {
 pub struct Quota {
     listener: ListenerName,
     connections: Arc<Semaphore>,
-    requests: Arc<Semaphore>,
-    rate: Mutex<Bucket>,
+    ordinary: Share,
+    freezes: Share,
     metrics: Arc<Metrics>,
+}
+
+/// How many requests at once, and how many in time.
+struct Share {
+    places: Arc<Semaphore>,
+    rate: Mutex<Bucket>,
+}
+
+impl Share {
+    fn new(at_once: usize, (per_second, burst): (u32, u32)) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS))),
+            rate: Mutex::new(Bucket::new(per_second, burst, Instant::now())),
+        }
+    }
 }
 
 impl Quotas {
@@ -50,12 +71,11 @@ impl Quotas {
         let quota = || Quota {
             listener,
             connections: semaphore(limits.max_connections_per_client),
-            requests: semaphore(limits.max_requests_per_client),
-            rate: Mutex::new(Bucket::new(
-                limits.requests_per_second,
-                limits.request_burst,
-                Instant::now(),
-            )),
+            ordinary: Share::new(
+                limits.max_requests_per_client,
+                (limits.requests_per_second, limits.request_burst),
+            ),
+            freezes: Share::new(FREEZES_AT_ONCE, (FREEZES_PER_SECOND, FREEZES_BURST)),
             metrics: Arc::clone(metrics),
         };
         Self {
@@ -87,18 +107,18 @@ impl Quota {
         self.connections.clone().try_acquire_owned().ok()
     }
 
-    /// A place for one more request.
-    fn request(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// A place for one more request of a share.
+    fn request(&self, share: &Share) -> Result<OwnedSemaphorePermit, ApiError> {
         let throttled = |reason, error| {
             self.metrics.throttled(self.listener, reason);
             error
         };
-        let place = self
-            .requests
+        let place = share
+            .places
             .clone()
             .try_acquire_owned()
             .map_err(|_| throttled(Throttle::Concurrency, ApiError::overloaded()))?;
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = share.rate.lock().unwrap_or_else(PoisonError::into_inner);
         rate.take(Instant::now())
             .map_err(|wait| throttled(Throttle::Rate, ApiError::too_many_requests(wait)))?;
         Ok(place)
@@ -111,10 +131,22 @@ pub async fn admit(request: Request, next: Next) -> Response {
     let Some(quota) = request.extensions().get::<Arc<Quota>>().cloned() else {
         return ApiError::no_certificate().into_response();
     };
-    match quota.request() {
+    let share = match is_freeze(&request) {
+        true => &quota.freezes,
+        false => &quota.ordinary,
+    };
+    match quota.request(share) {
         Ok(_place) => next.run(request).await,
         Err(error) => error.into_response(),
     }
+}
+
+/// Whether it is an owner's freeze: `POST /api/v1/profiles/{id}/freeze`.
+fn is_freeze(request: &Request) -> bool {
+    let path = request.uri().path();
+    let id = path.strip_prefix("/api/v1/profiles/");
+    let id = id.and_then(|rest| rest.strip_suffix("/freeze"));
+    request.method() == Method::POST && id.is_some_and(|id| !id.contains('/'))
 }
 
 /// The generic cell rate algorithm: at most `burst` at once and `1 / interval` for ever.

@@ -7,10 +7,12 @@
 //! freeze 019aa4ee-…
 //! reason the stolen gateway key was replaced
 //! nonce 5e0c…
+//! issued 2026-11-23T02:00:00Z
 //! expires 2026-11-23T10:00:00Z
 //! ```
 //!
 //! The text ends with the end of its last line. Its first line keeps a signature from ever being good for anything else.
+//! INVARIANT: no command is good for longer than a day, also for those who keep it back: both ends are signed.
 
 use std::fmt::Write as _;
 
@@ -23,6 +25,8 @@ const HEAD: &str = "countersign operator command 1";
 const LONGEST: usize = 4096;
 /// Longest time for which a command is good, in seconds.
 pub const MAX_LIFETIME: i64 = 24 * 3600;
+/// How far the clock of whoever drafted a command may be ahead, in seconds.
+pub const MAX_AHEAD: i64 = 5;
 
 /// What is to be done. New deeds are added here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +51,21 @@ pub struct Command {
     pub reason: Reason,
     /// A number that is used once.
     pub nonce: [u8; 16],
+    /// Since when it is good; whole seconds.
+    pub issued: Timestamp,
     /// Until when it is good; whole seconds.
     pub expires: Timestamp,
+}
+
+/// A command that is not good at this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNow {
+    /// It is too old.
+    #[error("the command has expired")]
+    Expired,
+    /// It is from a time that is still to come.
+    #[error("the command was issued in the future: set the clock where it was drafted, or wait")]
+    Early,
 }
 
 /// A text that is no command of this version.
@@ -74,9 +91,10 @@ impl Command {
         // Writing to a string cannot fail.
         write!(
             text,
-            "freeze {freeze_id}\nreason {}\nnonce {}\nexpires {}\n",
+            "freeze {freeze_id}\nreason {}\nnonce {}\nissued {}\nexpires {}\n",
             self.reason.as_str(),
             hex::encode(self.nonce),
+            self.issued.to_rfc3339(),
             self.expires.to_rfc3339(),
         )
         .ok();
@@ -111,10 +129,16 @@ impl Command {
         let nonce = lines.expect("nonce ", "nonce and 32 hex digits", |rest| {
             hex::decode(rest).ok()?.try_into().ok()
         })?;
+        let issued = lines.expect(
+            "issued ",
+            "issued and a time like 2026-01-31T15:59:00Z",
+            time,
+        )?;
+        let latest = issued.plus_seconds(MAX_LIFETIME);
         let expires = lines.expect(
             "expires ",
-            "expires and a time like 2026-01-31T23:59:00Z",
-            |text| Timestamp::parse_rfc3339(text).filter(|time| time.to_rfc3339() == text),
+            "expires and a time like 2026-01-31T23:59:00Z, after issued and by 24 hours at most",
+            |text| time(text).filter(|expires| issued < *expires && *expires <= latest),
         )?;
         let deed = Deed::Unfreeze { target, freeze_id };
         let command = Self {
@@ -122,6 +146,7 @@ impl Command {
             deed,
             reason,
             nonce,
+            issued,
             expires,
         };
         lines.end()?;
@@ -134,6 +159,25 @@ impl Command {
             }),
         }
     }
+
+    /// Whether it is good at this time.
+    ///
+    /// # Errors
+    /// [`NotNow`].
+    pub fn is_good_at(&self, now: Timestamp) -> Result<(), NotNow> {
+        if self.issued > now.plus_seconds(MAX_AHEAD) {
+            return Err(NotNow::Early);
+        }
+        if self.expires <= now {
+            return Err(NotNow::Expired);
+        }
+        Ok(())
+    }
+}
+
+/// A time in its one spelling.
+fn time(text: &str) -> Option<Timestamp> {
+    Timestamp::parse_rfc3339(text).filter(|time| time.to_rfc3339() == text)
 }
 
 impl Deed {

@@ -3,7 +3,8 @@
 use countersign_mpc::owner_proof::{Algorithm, DeviceKey};
 
 use super::{
-    Approval, Command, Deed, InvalidOperators, MAX_LIFETIME, NotApproved, OperatorName, Operators,
+    Approval, Command, Deed, InvalidOperators, MAX_AHEAD, MAX_LIFETIME, NotApproved, NotNow,
+    OperatorName, Operators,
 };
 use crate::clock::Timestamp;
 use crate::domain::{EnvironmentId, OperationId, Reason, Target, TenantId};
@@ -37,6 +38,7 @@ fn command() -> Command {
         },
         reason: Reason::parse("the stolen key was replaced").unwrap(),
         nonce: [7; 16],
+        issued: NOW,
         expires: NOW.plus_seconds(3600),
     }
 }
@@ -49,7 +51,7 @@ fn signed(who: &str, seed: u8, text: &str) -> Approval {
 }
 
 fn check(text: &str, approvals: &[Approval]) -> Result<String, NotApproved> {
-    let approved = operators().check(text, approvals, (HERE, NOW))?;
+    let approved = operators().check(text, approvals, HERE)?;
     assert_eq!(approved.text(), text);
     Ok(approved.by())
 }
@@ -84,7 +86,7 @@ fn a_command_is_carried_out_when_two_different_operators_have_signed_it() {
 }
 
 #[test]
-fn signatures_are_good_for_one_text_of_one_environment_and_for_a_day() {
+fn signatures_are_good_for_one_text_of_one_environment() {
     let of = |command: &Command| {
         let text = command.text();
         let approvals = [signed("alice", 1, &text), signed("bob", 2, &text)];
@@ -97,20 +99,6 @@ fn signatures_are_good_for_one_text_of_one_environment_and_for_a_day() {
         ..command()
     };
     assert_eq!(of(&other), Err(NotApproved::OtherEnvironment));
-    for (seconds, expected) in [
-        (0, Err(NotApproved::Expired)),
-        (-1, Err(NotApproved::Expired)),
-        (1, Ok("alice,bob".to_owned())),
-        (MAX_LIFETIME, Ok("alice,bob".to_owned())),
-        (MAX_LIFETIME + 1, Err(NotApproved::TooLongLived)),
-    ] {
-        let expires = NOW.plus_seconds(seconds);
-        let command = Command {
-            expires,
-            ..command()
-        };
-        assert_eq!(of(&command), expected, "{seconds}");
-    }
     // Every bit of the text is signed.
     let text = command().text();
     let approvals = [signed("alice", 1, &text), signed("bob", 2, &text)];
@@ -119,6 +107,56 @@ fn signatures_are_good_for_one_text_of_one_environment_and_for_a_day() {
         altered[at] ^= 1;
         let altered = String::from_utf8(altered).unwrap();
         assert!(check(&altered, &approvals).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_command_is_good_for_a_day_at_most_whoever_keeps_it_back() {
+    let lives = |seconds| {
+        let expires = NOW.plus_seconds(seconds);
+        Command::parse(
+            &Command {
+                expires,
+                ..command()
+            }
+            .text(),
+        )
+    };
+    for seconds in [1, 3600, MAX_LIFETIME] {
+        let command = lives(seconds).unwrap();
+        for (now, expected) in [
+            (-MAX_AHEAD - 1, Err(NotNow::Early)),
+            (-MAX_AHEAD, Ok(())),
+            (seconds - 1, Ok(())),
+            (seconds, Err(NotNow::Expired)),
+        ] {
+            let now = NOW.plus_seconds(now);
+            assert_eq!(command.is_good_at(now), expected, "{seconds} {now:?}");
+        }
+    }
+    // Whatever the time is when it is brought: nobody could have signed it.
+    for seconds in [-1, 0, MAX_LIFETIME + 1, 365 * MAX_LIFETIME] {
+        let error = lives(seconds).unwrap_err();
+        assert_eq!(error.line, 8, "{seconds}");
+    }
+}
+
+#[test]
+fn operators_have_one_fingerprint() {
+    let all = [("carol", 3), ("alice", 1), ("bob", 2)];
+    let of = |required, all: &[(&str, u8)]| {
+        let keys = all.iter().map(|(who, seed)| (name(who), public(*seed)));
+        Operators::new(required, keys).unwrap().fingerprint()
+    };
+    let here = operators().fingerprint();
+    assert_eq!(here.len(), 64);
+    assert_eq!(of(2, &all), here);
+    for other in [
+        of(3, &all),
+        of(2, &all[..2]),
+        of(2, &[("carol", 3), ("alice", 1), ("bob", 4)]),
+    ] {
+        assert_ne!(other, here);
     }
 }
 
@@ -138,10 +176,11 @@ fn a_command_has_one_spelling() {
         (text.replace("tenant acme", "global acme"), 3),
         (text.replace("reason the", "reason  the"), 5),
         (text.replace("nonce 07", "nonce 0"), 6),
-        (text.replace("\nexpires", "\nnonce 00\nexpires"), 7),
+        (text.replace("\nissued", "\nnonce 00\nissued"), 7),
         (text.replace('Z', "+00:00"), 7),
-        (format!("{text}more\n"), 8),
-        (format!("{text}\n"), 8),
+        (text.replace("\nexpires", "\nissued"), 8),
+        (format!("{text}more\n"), 9),
+        (format!("{text}\n"), 9),
         (text.replace('\n', "\r\n"), 1),
         (text.trim_end().to_owned(), 1),
         (long, 1),

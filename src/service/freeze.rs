@@ -3,7 +3,8 @@
 //! INVARIANT: no signature is stored after the answer to a freeze that stops its profile, at whatever instance: every
 //! operation that leads to one looks at the freezes again inside its transaction. What was signed before
 //! goes on: it is broadcast, settled and shown.
-//! Whoever may freeze does it alone and at once; a freeze is never shed. Lifting one takes several operators.
+//! Whoever may freeze does it alone. A freeze waits for its place among the operations of the database, and is not shed
+//! there; lifting one takes several operators.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +12,6 @@ use std::time::Duration;
 
 use super::Error;
 use super::show::owned_profile;
-use crate::clock;
 use crate::domain::{
     EnvironmentId, Freeze, FreezeScope, PlacedBy, ProfileId, Reason, SessionId, Target, TenantId,
 };
@@ -26,8 +26,8 @@ use crate::store::{
 };
 use crate::telemetry::metrics::Metrics;
 
-/// How often, and after which pause, it is waited again for what began before a freeze. Each wait is of some seconds: together
-/// longer than the database server lets a transaction hang.
+/// How often, and after which pause, a freeze is placed again, and is waited again for what began before it. Each wait is of
+/// some seconds: together longer than the database server lets a transaction hang.
 const MAX_TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -69,7 +69,7 @@ impl Freezing {
         self.store.environment_id()
     }
 
-    /// Freezes a profile for its owner, and gives up what it has open. Finds the freeze if it stands already.
+    /// Freezes a profile for its owner, and gives up what it has open. In the place of their freeze that stands already.
     ///
     /// # Errors
     /// [`Error`] says what to do.
@@ -82,9 +82,6 @@ impl Freezing {
         let target = Target::Profile(profile);
         let mut reader = self.store.reader().await?;
         owned_profile(&mut reader, &owner, profile).await?;
-        if let Some(standing) = freezes::find(&mut reader, &target, PlacedBy::Owner).await? {
-            return Ok(standing);
-        }
         drop(reader);
         let who = owner.device_key_id().to_string();
         self.place(Place {
@@ -92,12 +89,13 @@ impl Freezing {
             placed_by: PlacedBy::Owner,
             who,
             reason: BY_OWNER.to_owned(),
-            owner: Some((owner, proof)),
+            owner: Some(Arc::new((owner, proof))),
         })
         .await
     }
 
-    /// Freezes for an operator, known by the name in their certificate. Finds the freeze if it stands already.
+    /// Freezes for an operator, known by the name in their certificate. In the place of an operator's freeze that stands
+    /// already.
     ///
     /// # Errors
     /// [`Error`] says what to do.
@@ -170,9 +168,8 @@ impl Freezing {
             let none = "no [operators] are configured who could agree";
             return Err(Error::CommandRefused(none.to_owned()));
         };
-        let here = (self.store.environment_id(), clock::now());
         let approved = operators
-            .check(text, approvals, here)
+            .check(text, approvals, self.store.environment_id())
             .map_err(|error| Error::CommandRefused(error.to_string()))?;
         let lift = Lift {
             approved,
@@ -184,16 +181,44 @@ impl Freezing {
     }
 
     async fn place(&self, place: Place) -> Result<Freeze, Error> {
-        let (freeze, ended) = self.store.conclude(place).await?.into_inner();
+        let (freeze, ended) = self.insist(place).await?;
         for session in ended {
             (self.forget)(session);
         }
         tracing::warn!(what = %freeze.target, placed_by = freeze.placed_by.as_str(), "frozen: nothing is signed for it");
-        self.tell().await;
         if freeze.target.scope() > FreezeScope::Profile {
             self.pass().await?;
         }
+        self.tell().await;
         Ok(freeze)
+    }
+
+    /// Places a freeze, however busy its profile is. A wider one does not wait behind what a hanging instance holds up.
+    async fn insist(&self, place: Place) -> Result<(Freeze, Vec<SessionId>), Error> {
+        let (mut tries, mut maybe_done) = (0, false);
+        loop {
+            let placed = match place.target {
+                Target::Profile(_) => self.store.conclude(place.clone()).await,
+                Target::Tenant(_) | Target::Global => {
+                    self.store.conclude_apart(place.clone()).await
+                }
+            };
+            let error = match placed {
+                Ok(placed) => return Ok(placed.into_inner()),
+                // An earlier try, whose outcome was unknown, was committed after all.
+                Err(CommitError::Refused(Error::SignatureReplayed)) if maybe_done => {
+                    let mut reader = self.store.reader().await?;
+                    let found = freezes::find(&mut reader, &place.target, place.placed_by).await?;
+                    return Ok((found.ok_or(Error::Internal)?, Vec::new()));
+                }
+                Err(CommitError::Store(error)) if tries < MAX_TRIES => error,
+                Err(error) => return Err(error.into()),
+            };
+            maybe_done |= matches!(error, StoreError::OutcomeUnknown(_));
+            error.log("a freeze is not placed yet");
+            tries += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Waits until whatever looked before the freeze is over. A hanging instance holds that up until the database server
@@ -230,22 +255,31 @@ pub async fn tell_frozen(store: &Store, metrics: &Metrics) -> Result<(), StoreEr
     Ok(())
 }
 
-/// What an operation on freezes of this target has to itself.
-fn key_of(target: &Target) -> Key {
+/// The profile that a freeze stops, which an operation on it has to itself.
+fn profile_of(target: &Target) -> Key {
     match target {
         Target::Profile(id) => Key::profile(*id),
         Target::Tenant(_) | Target::Global => Key::NONE,
     }
 }
 
-/// Places a freeze.
+/// A refusal, or what the store did not do.
+fn failed(error: Error) -> CommitError<Error> {
+    match error {
+        Error::StoreUnavailable(error) => CommitError::Store(error),
+        refusal => CommitError::Refused(refusal),
+    }
+}
+
+/// Places a freeze. It may be placed again after a failure of the store.
+#[derive(Clone)]
 struct Place {
     target: Target,
     placed_by: PlacedBy,
     who: String,
     reason: String,
     /// Of a freeze by an owner: who, and their request.
-    owner: Option<(Owner, RequestProof)>,
+    owner: Option<Arc<(Owner, RequestProof)>>,
 }
 
 impl Operation for Place {
@@ -253,25 +287,39 @@ impl Operation for Place {
     type Refusal = Error;
 
     fn key(&self) -> Key {
-        key_of(&self.target)
+        profile_of(&self.target)
+    }
+
+    fn also(&self) -> Key {
+        Key::freeze(&self.target)
     }
 
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
     ) -> Result<(Self::Output, AuditRecord), CommitError<Error>> {
-        if let Some((_, proof)) = &self.owner {
-            proof.spend(tx).await?;
+        if let Some(owner) = &self.owner {
+            owner.1.spend(tx).await?;
         }
-        let (freeze, ended) = self.place(tx).await.map_err(CommitError::Refused)?;
-        let again = freeze.freeze_id != tx.operation_id();
+        self.check(tx).await.map_err(failed)?;
+        let freeze = Freeze {
+            freeze_id: tx.operation_id(),
+            target: self.target.clone(),
+            placed_by: self.placed_by,
+            who: self.who.clone(),
+            reason: self.reason.clone(),
+            frozen_at: tx.now(),
+        };
+        let replaced = freezes::place(tx, &freeze).await?;
+        let ended = self.give_up(tx).await?;
+        let replaced = replaced.map(|id| format!(" (instead of {id})"));
         let detail = format!(
             "{} by {} {}: {}{}, {} sessions given up",
             freeze.target,
             self.placed_by.as_str(),
             self.who,
             self.reason,
-            if again { " (it stood already)" } else { "" },
+            replaced.unwrap_or_default(),
             ended.len()
         );
         let mut record = AuditRecord::done(AuditEvent::Frozen).detail(detail);
@@ -283,40 +331,30 @@ impl Operation for Place {
 }
 
 impl Place {
-    async fn place(&self, tx: &mut Tx<'_>) -> Result<(Freeze, Vec<SessionId>), Error> {
-        if let Target::Profile(id) = &self.target {
-            match &self.owner {
-                Some((owner, _)) => drop(owned_profile(tx, owner, *id).await?),
-                None => drop(
-                    profiles::find(tx, *id)
-                        .await?
-                        .ok_or(Error::ProfileNotFound)?,
-                ),
-            }
-        }
-        let freeze = Freeze {
-            freeze_id: tx.operation_id(),
-            target: self.target.clone(),
-            placed_by: self.placed_by,
-            who: self.who.clone(),
-            reason: self.reason.clone(),
-            frozen_at: tx.now(),
+    /// Whether there is such a profile, and of this owner.
+    async fn check(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let Target::Profile(id) = &self.target else {
+            return Ok(());
         };
-        if !freezes::place(tx, &freeze).await? {
-            let standing = freezes::find(tx, &self.target, self.placed_by).await?;
-            return Ok((standing.ok_or(Error::Internal)?, Vec::new()));
+        if let Some(owner) = &self.owner {
+            return owned_profile(tx, &owner.0, *id).await.map(drop);
         }
+        let profile = profiles::find(tx, *id).await?;
+        profile.map(drop).ok_or(Error::ProfileNotFound)
+    }
+
+    /// Gives up what the profile has open. What is being checked right now is given up when it is concluded; the sessions of
+    /// a wider freeze are refused and run out of time.
+    async fn give_up(&self, tx: &mut Tx<'_>) -> Result<Vec<SessionId>, StoreError> {
         let mut ended = Vec::new();
         if let Target::Profile(id) = &self.target {
-            // What is being checked right now is given up when it is concluded. The sessions of a wider freeze are refused
-            // and run out of time.
             for session in sessions::open_of_profile(tx, *id).await? {
                 if lifecycle::give_up(tx, &session).await? {
                     ended.push(session.session_id);
                 }
             }
         }
-        Ok((freeze, ended))
+        Ok(ended)
     }
 }
 
@@ -332,7 +370,12 @@ impl Operation for Lift {
 
     fn key(&self) -> Key {
         let Deed::Unfreeze { target, .. } = &self.approved.command().deed;
-        key_of(target)
+        profile_of(target)
+    }
+
+    fn also(&self) -> Key {
+        let Deed::Unfreeze { target, .. } = &self.approved.command().deed;
+        Key::freeze(target)
     }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(Deed, AuditRecord), CommitError<Error>> {
@@ -348,19 +391,21 @@ impl Operation for Lift {
         if !operator_commands::spend(tx, &carried_out).await? {
             return Err(refused("the command was carried out before"));
         }
-        // It may have waited for its turn.
-        if command.expires <= tx.now() {
-            return Err(refused("the command has expired"));
+        // By the time of all instances, and after any wait.
+        let now = tx.server_clock().await?;
+        if let Err(not_now) = command.is_good_at(now) {
+            return Err(refused(&not_now.to_string()));
         }
         let Deed::Unfreeze { target, freeze_id } = &command.deed;
         if !freezes::lift(tx, target, *freeze_id).await? {
             return Err(refused("this freeze does not stand (any more)"));
         }
         let mut record = AuditRecord::done(AuditEvent::Unfrozen).detail(format!(
-            "{target} freeze {freeze_id} approved by {approved_by}, brought by {}: {} (nonce {})",
+            "{target} freeze {freeze_id} approved by {approved_by}, brought by {}: {} (nonce {}, operators {})",
             self.brought_by,
             command.reason.as_str(),
-            hex::encode(command.nonce)
+            hex::encode(command.nonce),
+            self.approved.operators()
         ));
         if let Target::Profile(id) = target {
             record = record.profile(*id);

@@ -182,14 +182,19 @@ pub async fn count(reads: &mut impl Reads) -> Result<[(FreezeScope, i64); 3], St
     ])
 }
 
-/// Places a freeze; false if one of the same target by the same of the two stands.
+/// Places a freeze, instead of one of the same target by the same of the two; the id of that one.
+///
+/// SECURITY: a freeze that is placed again is another one. What was signed to lift the one before does not lift it.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
-pub async fn place(tx: &mut Tx<'_>, freeze: &Freeze) -> Result<bool, StoreError> {
-    tx.execute_one(
+pub async fn place(tx: &mut Tx<'_>, freeze: &Freeze) -> Result<Option<OperationId>, StoreError> {
+    let before = find(tx, &freeze.target, freeze.placed_by).await?;
+    tx.execute(
         "INSERT INTO freezes (scope, subject, placed_by, freeze_id, who, reason, frozen_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (scope, subject, placed_by) DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (scope, subject, placed_by) DO UPDATE SET \
+         freeze_id = excluded.freeze_id, who = excluded.who, reason = excluded.reason, \
+         frozen_at = excluded.frozen_at",
         values![
             freeze.target.scope().as_str(),
             freeze.target.subject(),
@@ -200,7 +205,8 @@ pub async fn place(tx: &mut Tx<'_>, freeze: &Freeze) -> Result<bool, StoreError>
             freeze.frozen_at.as_micros()
         ],
     )
-    .await
+    .await?;
+    Ok(before.map(|before| before.freeze_id))
 }
 
 /// Lifts the freeze that this operation placed, and no later one of the same target; false if it does not stand.

@@ -3,7 +3,7 @@
 use super::engine::{Connection, Row, Value};
 use super::{AuditRecord, CommitError, StoreError, time};
 use crate::clock::{self, Timestamp};
-use crate::domain::{DeviceKeyId, OperationId, OwnerId, ProfileId, RateSubject, TenantId};
+use crate::domain::{DeviceKeyId, OperationId, OwnerId, ProfileId, RateSubject, Target, TenantId};
 
 /// What an operation concerns. Operations with the same key exclude each other and run in the order in
 /// which they were handed over; whatever an operation reads and then relies on belongs to its key.
@@ -23,8 +23,9 @@ impl Key {
     pub const BANS: Self = Self(Some(4));
     /// Spending limits that add up what several profiles spend.
     pub const SPENDING: Self = Self(Some(5));
-    /// What looks at freezes of more than one profile.
-    pub const FREEZES: Self = Self(Some(6));
+    /// What looks at freezes of more than one profile. Odd, and [`Key::NONE`] counts as even: of the two lanes that
+    /// freezes have to themselves, one places them and the other waits for what looked before.
+    pub const FREEZES: Self = Self(Some(7));
 
     /// A profile with its key, sessions and transactions.
     #[must_use]
@@ -46,6 +47,12 @@ impl Key {
             RateSubject::Owner(id) => Self::owner(id),
             RateSubject::User(_) => Self::hash(&[&subject.to_text()]),
         }
+    }
+
+    /// The freezes of a target.
+    #[must_use]
+    pub fn freeze(target: &Target) -> Self {
+        Self::hash(&["freeze", &target.to_string()])
     }
 
     /// A device that has no profile yet.

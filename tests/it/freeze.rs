@@ -135,6 +135,10 @@ fn lift(appliance: &Appliance, target: &str, more: &[&str]) {
     assert_eq!(said, format!("Carried out: unfreeze {target}\n"));
 }
 
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
 fn events(appliance: &Appliance, event: &str) -> Vec<String> {
     let query =
         format!("SELECT detail FROM audit_records WHERE event = '{event}' ORDER BY operation_id");
@@ -175,9 +179,9 @@ async fn a15_a_profile_that_its_owner_freezes_between_the_rounds_signs_nothing()
     frozen(&begun.restart().await);
     frozen(&prepare(&appliance, &wallet).await);
 
-    // Freezing again finds the freeze; reading and settling go on; others sign.
+    // Freezing again is another freeze; reading and settling go on; others sign.
     let again = freeze::freeze(&wallet, &appliance.client).await.unwrap();
-    assert_eq!(first["freezeId"], again.freeze_id);
+    assert_ne!(first["freezeId"], again.freeze_id);
     assert!(
         show::profile(&wallet, &appliance.client)
             .await
@@ -213,12 +217,17 @@ async fn a15_a_profile_that_its_owner_freezes_between_the_rounds_signs_nothing()
     lift(&appliance, &format!("profile {}", profile(&wallet)), &[]);
     let after = Signing::prepare(&appliance, &wallet, 6).await;
     after.complete().await;
-    let [placed] = &events(&appliance, "frozen")[..] else {
-        panic!("one record")
+    let [placed, replaced] = &events(&appliance, "frozen")[..] else {
+        panic!("a record of each")
     };
     let device = wallet.device().thumbprint();
     let expected = format!("by owner {device}: by its owner, 2 sessions given up");
     assert!(placed.ends_with(&expected), "{placed}");
+    let instead = format!(
+        "(instead of {}), 0 sessions given up",
+        text_of(&first["freezeId"])
+    );
+    assert!(replaced.ends_with(&instead), "{replaced}");
     let [lifted] = &events(&appliance, "unfrozen")[..] else {
         panic!("one record")
     };
@@ -358,6 +367,7 @@ async fn a_freeze_is_lifted_by_nobody_less_than_two_operators_who_sign_one_text(
     );
     let shown = sign(&appliance, "alice", "one");
     assert!(shown.starts_with(&command), "{shown}");
+    assert!(!shown.contains("claims"), "{shown}");
     let one = "1 different operators have signed, 2 must";
     run_refused(&appliance, &["one"], one);
     run_refused(&appliance, &["one", "one"], one);
@@ -371,6 +381,10 @@ async fn a_freeze_is_lifted_by_nobody_less_than_two_operators_who_sign_one_text(
     let file = |name: &str| appliance.environment().join(name);
     std::fs::copy(file("one"), file("forged")).unwrap();
     done(&appliance, &sign_as("alice.pem", "bob", "forged"));
+    std::fs::copy(file("forged"), file("believed")).unwrap();
+    let shown = done(&appliance, &sign_as("carol.pem", "carol", "believed"));
+    let claim = "(claims to be signed by bob; not checked here)";
+    assert!(shown.contains(claim), "{shown}");
     run_refused(&appliance, &["forged"], "signature of bob does not hold");
     // Nobody is there to read it.
     let unread = [
@@ -383,6 +397,13 @@ async fn a_freeze_is_lifted_by_nobody_less_than_two_operators_who_sign_one_text(
     sign(&appliance, "bob", "altered");
     run_refused(&appliance, &["altered"], "signature of alice does not hold");
     frozen(&prepare(&appliance, &wallet).await);
+
+    // One that nobody could hold to account in a year, whenever it is brought.
+    let expires = command.rfind("expires 2").unwrap();
+    let endless = format!("{}expires 2999-01-01T00:00:00Z\n", &command[..expires]);
+    std::fs::write(file("endless"), endless).unwrap();
+    let endless = sign_as("bob.pem", "bob", "endless");
+    refused(&appliance, &endless, "by 24 hours at most");
 
     // Signed apart, brought together.
     std::fs::write(file("two"), &command).unwrap();
@@ -399,11 +420,22 @@ async fn a_command_of_operators_is_carried_out_once_and_lifts_one_freeze() {
     appliance.serve().await;
     let wallet = wallet_of(&appliance, &node, "w").await;
     freeze_by_operator(&appliance, &["global"]);
-    for file in ["used", "unused"] {
+    let signed = |file| {
         draft(&appliance, "global", file, &[]);
         sign(&appliance, "alice", file);
         sign(&appliance, "bob", file);
-    }
+    };
+    signed("replaced");
+    // It stands already, and is another one from now on.
+    freeze_by_operator(&appliance, &["global"]);
+    run_refused(
+        &appliance,
+        &["replaced"],
+        "freeze does not stand (any more)",
+    );
+    frozen(&prepare(&appliance, &wallet).await);
+    signed("used");
+    signed("unused");
     let run = [&["approve", "run", "used"][..], &CONNECT].concat();
     done(&appliance, &run);
     assert_eq!(prepare(&appliance, &wallet).await.status, 200);
@@ -450,6 +482,41 @@ async fn the_freezes_of_an_owner_and_of_an_operator_stand_apart() {
     frozen(&prepare(&appliance, &wallet).await);
     lift(&appliance, &target, &["--placed-by", "owner"]);
     assert_eq!(prepare(&appliance, &wallet).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a37_a_gateway_that_has_used_up_its_requests_still_brings_a_freeze() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    appliance.stop().await;
+    let little = "requests_per_second = 1\nrequest_burst = 2";
+    appliance.configure(|config| config.replace("requests_per_second = 10000", little));
+    appliance.serve().await;
+    let path = format!("/api/v1/profiles/{}", profile(&wallet));
+    let mut shed = 0;
+    for _ in 0..8 {
+        let reply = get(&appliance, &wallet, &path).await;
+        shed += u32::from(reply.status == 429);
+    }
+    assert!(shed > 0, "it was not too much");
+    for _ in 0..3 {
+        let reply = freeze_path(&appliance, &wallet, &wallet, "freeze").await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    // That is not without end, and is of no use for anything else.
+    let unfreeze = freeze_path(&appliance, &wallet, &wallet, "unfreeze").await;
+    assert_eq!(unfreeze.status, 429, "{unfreeze:?}");
+    let mut last = 0;
+    for _ in 0..400 {
+        last = freeze_path(&appliance, &wallet, &wallet, "freeze")
+            .await
+            .status;
+        if last == 429 {
+            break;
+        }
+    }
+    assert_eq!(last, 429);
 }
 
 /// When a signature was told, measured by its wallet.

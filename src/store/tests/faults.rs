@@ -245,7 +245,7 @@ async fn a_server_without_a_free_connection_is_an_answer_in_time_and_used_again_
     let password = shared.password.as_ref().unwrap().expose();
     administrator
         .run(&format!(
-            "CREATE ROLE DATABASE_NAME LOGIN PASSWORD '{password}' CONNECTION LIMIT 3; \
+            "CREATE ROLE DATABASE_NAME LOGIN PASSWORD '{password}' CONNECTION LIMIT 5; \
              GRANT ALL ON ALL TABLES IN SCHEMA public TO DATABASE_NAME"
         ))
         .await;
@@ -262,13 +262,13 @@ async fn a_server_without_a_free_connection_is_an_answer_in_time_and_used_again_
         ..database::server(&name)
     }));
     let store = Store::open(location).await.unwrap();
-    // Two connections write and one renews leases, so none is left to read.
+    // Two connections write, one renews leases and two are for freezes, so none is left to read.
     assert!(store.commit(add(false)).await.is_ok());
     let asked = Instant::now();
     assert!(store.ping().await.is_err());
     assert!(asked.elapsed() < PROMPT, "{:?}", asked.elapsed());
     administrator
-        .run("ALTER ROLE DATABASE_NAME CONNECTION LIMIT 5")
+        .run("ALTER ROLE DATABASE_NAME CONNECTION LIMIT 7")
         .await;
     recovered(&store).await;
 }

@@ -1,7 +1,8 @@
 //! Freezes against what signs, at the database: nothing is signed after the answer to a freeze.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -15,16 +16,18 @@ use super::super::{
 use super::{Database, Reserve, add, commit};
 use crate::clock;
 use crate::domain::{
-    Freeze, FreezeScope, InstanceId, OperationId, OtSetup, PlacedBy, ProfileId, SessionId,
-    SessionState, Target, TenantId,
+    EnvironmentKind, Freeze, FreezeScope, InstanceId, OperationId, OtSetup, PlacedBy, ProfileId,
+    Reason, SessionId, SessionState, Target, TenantId,
 };
 use crate::gate::{NotPermitted, not_frozen};
+use crate::service::freeze::Freezing;
 use crate::sessions::Lifetimes;
 use crate::sessions::conclude::{Conclude, Concluded, Effect};
 use crate::store;
 use crate::store::instances::Lease;
 use crate::store::operator_commands::CarriedOut;
 use crate::store::sessions::SessionRow;
+use crate::telemetry::metrics::Metrics;
 
 on_both_engines![
     a15_a_signature_that_meets_a_freeze_is_not_stored,
@@ -50,7 +53,7 @@ fn freeze_of(target: Target, placed_by: PlacedBy) -> Freeze {
     }
 }
 
-/// Places a freeze, or lifts one.
+/// Places a freeze, whether there was none before; or lifts one, whether it stood.
 enum Change {
     Place(Freeze),
     Lift(Target, OperationId),
@@ -71,7 +74,7 @@ impl Operation for Change {
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(bool, AuditRecord), CommitError<()>> {
         let changed = match self {
-            Self::Place(freeze) => freezes::place(tx, freeze).await?,
+            Self::Place(freeze) => freezes::place(tx, freeze).await?.is_none(),
             Self::Lift(target, id) => freezes::lift(tx, target, *id).await?,
         };
         Ok((changed, AuditRecord::done(AuditEvent::Frozen)))
@@ -348,12 +351,120 @@ async fn a26_a_freeze_is_answered_when_what_looked_before_it_is_over(database: D
         assert!(frozen, "it was admitted after the freeze");
     }
     store.pass_freezes().await.unwrap();
-    let committed = "SELECT COUNT(*) FROM audit_records WHERE event = 'step_permitted' AND profile_id = $1";
+    let committed =
+        "SELECT COUNT(*) FROM audit_records WHERE event = 'step_permitted' AND profile_id = $1";
     let mut connection = database.connection().await;
-    let rows = connection.query(committed, values![slow.id.to_string()]).await;
+    let rows = connection
+        .query(committed, values![slow.id.to_string()])
+        .await;
     let row = rows.unwrap().into_iter().next().unwrap();
-    assert_eq!(row.of("audit_records").int("count").unwrap(), 1, "it was still to come");
+    assert_eq!(
+        row.of("audit_records").int("count").unwrap(),
+        1,
+        "it was still to come"
+    );
     assert!(looking.await.unwrap());
+}
+
+/// Concerns a profile, and looks at no freezes.
+struct Touch(ProfileId);
+
+impl Operation for Touch {
+    type Output = ();
+    type Refusal = ();
+
+    fn key(&self) -> store::Key {
+        store::Key::profile(self.0)
+    }
+
+    async fn apply(&mut self, _tx: &mut Tx<'_>) -> Result<((), AuditRecord), CommitError<()>> {
+        Ok(((), AuditRecord::done(AuditEvent::StepPermitted)))
+    }
+}
+
+/// Holds the keys of these profiles, as an instance that hangs in the middle of a transaction does.
+async fn hang(database: &Database, profiles: &[ProfileId]) -> super::super::engine::Connection {
+    let keys = profiles
+        .iter()
+        .filter_map(|id| store::Key::profile(*id).number());
+    let keys: Vec<i64> = keys.collect();
+    let mut connection = database.connection().await;
+    connection.begin(&keys).await.unwrap();
+    connection
+}
+
+#[tokio::test]
+async fn a15_a_wide_freeze_waits_for_nothing_that_hangs() {
+    let database = Database::postgres().await;
+    let store = database.store().await;
+    // Enough for every lane to have one.
+    let profiles: Vec<_> = (0..64).map(|_| ProfileId::generate()).collect();
+    let hanging = hang(&database, &profiles).await;
+    let mut stuck = JoinSet::new();
+    for profile in profiles {
+        let store = store.clone();
+        stuck.spawn(async move { store.conclude(Touch(profile)).await.is_ok() });
+    }
+    sleep(Duration::from_millis(100)).await;
+    let freezing = Freezing::new(
+        store.clone(),
+        Arc::new(Metrics::new(EnvironmentKind::Development).unwrap()),
+        |_| {},
+        (vec![tenant()], None),
+    );
+    let begun = Instant::now();
+    let reason = Reason::parse("a test").unwrap();
+    let first = freezing.by_operator("somebody".to_owned(), Target::Global, &reason);
+    let first = first.await.unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    // And once more, in the place of the first: whoever waits for something tries again.
+    let again = freezing.by_operator("somebody".to_owned(), Target::Global, &reason);
+    assert_ne!(again.await.unwrap().freeze_id, first.freeze_id);
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    let details = "SELECT detail FROM audit_records WHERE event = 'frozen' ORDER BY operation_id";
+    let mut connection = database.connection().await;
+    let rows = connection.query(details, &[]).await.unwrap();
+    let last = rows.into_iter().next_back().unwrap();
+    let detail = last.of("audit_records").text("detail").unwrap();
+    assert!(
+        detail.contains(&format!("(instead of {})", first.freeze_id)),
+        "{detail}"
+    );
+    drop(hanging);
+    stuck.join_all().await;
+}
+
+#[tokio::test]
+async fn a15_a_freeze_of_a_profile_outlasts_an_instance_that_hangs_in_it() {
+    let database = Database::postgres().await;
+    let store = database.store().await;
+    let profile = add(false);
+    commit(&store, profile).await;
+    let hanging = hang(&database, &[profile.id]).await;
+    let released = async {
+        // Longer than a lock is waited for twice.
+        sleep(Duration::from_secs(9)).await;
+        drop(hanging);
+    };
+    let freezing = Freezing::new(
+        store.clone(),
+        Arc::new(Metrics::new(EnvironmentKind::Development).unwrap()),
+        |_| {},
+        (vec![tenant()], None),
+    );
+    let reason = Reason::parse("a test").unwrap();
+    let target = Target::Profile(profile.id);
+    let placed = freezing.by_operator("somebody".to_owned(), target, &reason);
+    let (placed, ()) = tokio::join!(placed, released);
+    assert!(placed.is_ok(), "{placed:?}");
 }
 
 async fn a_freeze_is_lifted_by_its_id_and_the_others_stand(database: Database) {
@@ -376,14 +487,14 @@ async fn a_freeze_is_lifted_by_its_id_and_the_others_stand(database: Database) {
     let by_operator = freeze_of(target.clone(), PlacedBy::Operator);
     assert!(change(&store, Change::Place(by_owner.clone())).await);
     assert!(change(&store, Change::Place(by_operator.clone())).await);
-    // The same again is the one that stands.
+    // The same again is another one, in the place of the first.
     let again = freeze_of(target.clone(), PlacedBy::Owner);
     assert!(!change(&store, Change::Place(again.clone())).await);
     let mut reader = store.reader().await.unwrap();
     let found = freezes::find(&mut reader, &target, PlacedBy::Owner).await;
-    assert_eq!(found.unwrap(), Some(by_owner.clone()));
+    assert_eq!(found.unwrap(), Some(again.clone()));
     let all = freezes::of(&mut reader, &target).await.unwrap();
-    assert_eq!(all, [by_operator.clone(), by_owner.clone()]);
+    assert_eq!(all, [by_operator.clone(), again.clone()]);
     let count = freezes::count(&mut reader).await.unwrap();
     let expected = [
         (FreezeScope::Profile, 2),
@@ -397,11 +508,11 @@ async fn a_freeze_is_lifted_by_its_id_and_the_others_stand(database: Database) {
     assert!(change(&store, Change::Place(global.clone())).await);
     assert_eq!(over().await, Some(FreezeScope::Global));
     let lift = async |target: &Target, id| change(&store, Change::Lift(target.clone(), id)).await;
-    assert!(!lift(&Target::Global, by_owner.freeze_id).await);
-    assert!(!lift(&target, again.freeze_id).await);
+    assert!(!lift(&Target::Global, again.freeze_id).await);
+    assert!(!lift(&target, by_owner.freeze_id).await, "it was replaced");
     assert!(lift(&Target::Global, global.freeze_id).await);
     assert_eq!(over().await, Some(FreezeScope::Profile));
-    assert!(lift(&target, by_owner.freeze_id).await);
+    assert!(lift(&target, again.freeze_id).await);
     assert_eq!(over().await, Some(FreezeScope::Profile));
     assert!(lift(&target, by_operator.freeze_id).await);
     assert_eq!(over().await, None);

@@ -31,8 +31,8 @@ pub(in crate::http::operator) struct Request {
 
 /// Stops all signing for a profile, a tenant or everything: from the answer on, at every instance.
 ///
-/// One operator is enough, and it works while the appliance is under load. What was signed before is broadcast and settled.
-/// What an operator has frozen already is answered the same. Body limit: 32 KiB.
+/// One operator is enough, and it is not shed under load. What was signed before is broadcast and settled. A freeze that an
+/// operator has placed already is replaced: what was signed to lift that one lifts nothing any more. Body limit: 32 KiB.
 #[utoipa::path(
     post,
     path = "/freezes",

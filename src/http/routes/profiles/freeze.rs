@@ -30,15 +30,15 @@ pub(crate) struct Response {
     profile_id: String,
     #[schema(value_type = text::FreezeId)]
     freeze_id: String,
-    /// Since when. Nothing was signed for the profile after the answer that said so first.
+    /// When this freeze was placed.
     #[schema(value_type = text::Time)]
     frozen_at: String,
 }
 
 /// Stops all signing for a profile, from the answer on and at every instance, and gives up what it has open.
 ///
-/// Any device of the owner that may act is enough, and it works while the appliance is under load. What was signed before
-/// is broadcast and settled. A profile that its owner has frozen already is answered the same. Body limit: 32 KiB.
+/// Any device of the owner that may act is enough, and it is let in beside all else that its gateway sends. What was signed
+/// before is broadcast and settled. A freeze that the owner has placed already is replaced. Body limit: 32 KiB.
 #[utoipa::path(
     post,
     path = "/api/v1/profiles/{id}/freeze",
