@@ -31,7 +31,7 @@ use crate::store::retention::Retention;
 
 pub use anchor::Anchor;
 pub use identity::{Identity, root_key};
-pub use policy::PolicyFiles;
+pub use policy::{ActivatedBy, PolicyFiles};
 pub use store::{PostgresTable, StoreProblem};
 
 /// Everything `countersignd` was told.
@@ -73,7 +73,7 @@ pub struct Config {
     /// Which tokens of a gateway are asked for, if any.
     pub gateway_jwt: Option<GatewayJwt>,
     /// Who must agree before a command of operators is carried out; nothing is without them.
-    pub operators: Option<Operators>,
+    pub operators: Option<Arc<Operators>>,
 }
 
 /// One mTLS listener.

@@ -23,8 +23,10 @@ use sha2::{Digest, Sha256};
 use crate::domain::EnvironmentId;
 
 pub mod command;
+pub mod paper;
 
 pub use command::{Command, Deed, InvalidCommand, MAX_AHEAD, MAX_LIFETIME, NotNow};
+pub use paper::{InvalidPaper, Paper};
 
 /// Operators who must agree, at least: with one it would not be dual control.
 pub const LEAST_REQUIRED: usize = 2;

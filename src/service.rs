@@ -1,5 +1,6 @@
 //! The use cases: one file each. They compose identity, gate, custody, sessions, chain and store.
 
+pub mod activation;
 pub mod admission;
 pub mod anchoring;
 pub mod create_profile;

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::domain::{EnvironmentId, EnvironmentKind, InstanceId, TransactionId};
 use crate::telemetry::metrics::{Metrics, Outcome};
 
+pub mod activations;
 pub mod audit;
 pub mod bans;
 pub mod copy;

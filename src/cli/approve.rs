@@ -15,17 +15,16 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::connect::ConnectOption;
+use super::connect::{ConnectOption, Remote};
 use super::files::{self, Access};
 use super::freeze::{self, Freeze, Freezes};
 use super::{Failure, output};
 use crate::clock::{self, Timestamp};
 use crate::config::secret_file::{self, SecretFileError};
 use crate::domain::{EnvironmentId, OperationId, PlacedBy, Reason, Target};
-use crate::operators::{Approval, Command, Deed, InvalidCommand, NotNow, OperatorName};
-
-/// What stands before a signature in the file of a command.
-const APPROVED_BY: &str = "approved by ";
+use crate::operators::{Approval, Command, Deed, InvalidPaper, NotNow, OperatorName, Paper};
+use crate::policy::Refused;
+use crate::service::policy_files::{self, APPROVED};
 
 /// The verbs of `approve`.
 #[derive(clap::Subcommand)]
@@ -36,7 +35,7 @@ pub(super) enum Verb {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Write a command that lifts a freeze, for operators to read and sign
+    /// Write a command that lifts a freeze or puts rules into force, for operators to read and sign
     Draft(Draft),
     /// Show a command and sign it
     Sign(Sign),
@@ -53,13 +52,30 @@ pub(super) enum Verb {
 /// Options of `approve draft`.
 #[derive(clap::Args)]
 pub(super) struct Draft {
-    #[command(flatten)]
-    connect: ConnectOption,
-    /// What is frozen: "profile ID", "tenant NAME" or "global"
-    #[arg(long, value_name = "WHAT")]
-    unfreeze: String,
+    /// How to reach the appliance whose freeze it is: operator.toml, with urls, ca, certificate and key
+    #[arg(long, value_name = "FILE", required_unless_present = "activate")]
+    connect: Option<PathBuf>,
+    /// Lift a freeze. What is frozen: "profile ID", "tenant NAME" or "global"
+    #[arg(
+        long,
+        value_name = "WHAT",
+        required_unless_present = "activate",
+        conflicts_with = "activate"
+    )]
+    unfreeze: Option<String>,
+    /// Put the rules in this directory into force
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "environment",
+        conflicts_with = "connect"
+    )]
+    activate: Option<PathBuf>,
+    /// The environment that the rules are for: `id` in the [environment] of its configuration
+    #[arg(long, value_name = "ID", requires = "activate")]
+    environment: Option<String>,
     /// Whose freeze of the profile, if both have placed one: owner or operator
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, value_name = "WHO", conflicts_with = "activate")]
     placed_by: Option<String>,
     /// Why, in one line: what the others read before they sign
     #[arg(long, value_name = "TEXT")]
@@ -81,6 +97,9 @@ pub(super) struct Sign {
     /// The operator's name in [operators.keys]
     #[arg(long, value_name = "NAME")]
     name: String,
+    /// The directory of the rules that the command puts into force: only those are signed
+    #[arg(long, value_name = "DIR")]
+    rules: Option<PathBuf>,
     /// Sign without asking: for those who have read it elsewhere
     #[arg(long)]
     yes: bool,
@@ -111,13 +130,15 @@ enum ApproveError {
     #[error("the key is not safe")]
     Key(#[from] SecretFileError),
     #[error("{}", path.display())]
-    Command {
+    Paper {
         path: PathBuf,
         #[source]
-        cause: InvalidCommand,
+        cause: InvalidPaper,
     },
-    #[error("{}: line {line} is no signature of an operator", path.display())]
-    Approval { path: PathBuf, line: usize },
+    #[error("the rules do not hold")]
+    Rules(#[source] Refused),
+    #[error("not signed: the command does not name the rules in {}", .0.display())]
+    OtherRules(PathBuf),
     #[error("{} and {} are different commands", one.display(), other.display())]
     Different { one: PathBuf, other: PathBuf },
     #[error("{0:?} is not \"profile ID\", \"tenant NAME\" or \"global\"")]
@@ -126,6 +147,8 @@ enum ApproveError {
     PlacedBy(String),
     #[error("{0:?} is no name of an operator: 1 to 32 characters of a-z 0-9 . - _")]
     Name(String),
+    #[error("an environment is named by 64 hex digits")]
+    Environment,
     #[error("a reason is one line of 1 to 200 visible characters")]
     Reason,
     #[error("{0} is not frozen")]
@@ -176,40 +199,76 @@ fn refuse_existing(path: &Path) -> Result<(), ApproveError> {
 
 async fn draft(options: &Draft) -> Result<(), Failure> {
     refuse_existing(&options.out)?;
-    let wanted = &options.unfreeze;
-    let target = Target::parse(wanted).ok_or_else(|| ApproveError::Target(wanted.clone()));
-    let target = target.map_err(Failure::usage)?;
     let reason = Reason::parse(&options.reason).ok_or(ApproveError::Reason);
     let reason = reason.map_err(Failure::usage)?;
-    let placed_by = options.placed_by.as_deref().map(|who| {
-        let known = PlacedBy::parse(who);
-        known.ok_or_else(|| Failure::usage(ApproveError::PlacedBy(who.to_owned())))
-    });
-    let placed_by = placed_by.transpose()?;
-    let remote = options.connect.open()?;
-    let standing = freeze::standing(&remote, Some(&target)).await?;
-    let (environment, freeze) = choose(&standing, &target, placed_by)?;
+    let (environment, deed) = match (&options.unfreeze, &options.connect) {
+        (Some(wanted), Some(connect)) => {
+            let remote = ConnectOption::of(connect.clone()).open()?;
+            unfreeze(options, wanted, &remote).await?
+        }
+        _ => activate(options)?,
+    };
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(|_| ApproveError::Crypto)?;
     let now = Timestamp::from_micros(clock::now().as_seconds().saturating_mul(1_000_000));
     let command = Command {
         environment,
-        deed: Deed::Unfreeze {
-            target,
-            freeze_id: OperationId::parse(&freeze.freeze_id).map_err(|_| ApproveError::Answer)?,
-        },
+        deed,
         reason,
         nonce,
         issued: now,
         expires: now.plus_seconds(options.hours.saturating_mul(3600)),
     };
-    output::line(freeze::line(freeze));
     write_new(&options.out, &command.text())?;
-    output::line(format_args!(
-        "Next: each operator signs {} with countersignd approve sign, then countersignd approve run",
-        options.out.display()
-    ));
+    let out = options.out.display();
+    match &options.activate {
+        None => output::line(format_args!(
+            "Next: each operator signs {out} with countersignd approve sign, then countersignd approve run"
+        )),
+        Some(directory) => output::line(format_args!(
+            "Next: each operator signs {out} with countersignd approve sign --rules DIR; then copy it to {}, and reload",
+            directory.join(APPROVED).display()
+        )),
+    }
     Ok(())
+}
+
+/// The freeze that is to be lifted, and where.
+async fn unfreeze(
+    options: &Draft,
+    wanted: &str,
+    remote: &Remote,
+) -> Result<(EnvironmentId, Deed), Failure> {
+    let target = Target::parse(wanted).ok_or_else(|| ApproveError::Target(wanted.to_owned()));
+    let target = target.map_err(Failure::usage)?;
+    let placed_by = options.placed_by.as_deref().map(|who| {
+        let known = PlacedBy::parse(who);
+        known.ok_or_else(|| Failure::usage(ApproveError::PlacedBy(who.to_owned())))
+    });
+    let placed_by = placed_by.transpose()?;
+    let standing = freeze::standing(remote, Some(&target)).await?;
+    let environment = EnvironmentId::parse(&standing.environment_id);
+    let environment = environment.ok_or(ApproveError::Answer)?;
+    let freeze = choose(&standing, &target, placed_by)?;
+    let freeze_id = OperationId::parse(&freeze.freeze_id).map_err(|_| ApproveError::Answer)?;
+    output::line(freeze::line(freeze));
+    Ok((environment, Deed::Unfreeze { target, freeze_id }))
+}
+
+/// The rules that are to be put into force, and where.
+fn activate(options: &Draft) -> Result<(EnvironmentId, Deed), Failure> {
+    let environment = options.environment.as_deref().unwrap_or_default();
+    let environment = EnvironmentId::parse(environment).ok_or(ApproveError::Environment);
+    let environment = environment.map_err(Failure::usage)?;
+    let bundle = policy_files::load(options.activate.as_deref());
+    let bundle = bundle.map_err(|refused| Failure::usage(ApproveError::Rules(refused)))?;
+    let rules = *bundle.hash();
+    output::line(format_args!(
+        "rules version {}, hash {}",
+        bundle.version(),
+        hex::encode(rules)
+    ));
+    Ok((environment, Deed::Activate { rules }))
 }
 
 /// The freeze that is meant.
@@ -217,16 +276,14 @@ fn choose<'a>(
     standing: &'a Freezes,
     target: &Target,
     placed_by: Option<PlacedBy>,
-) -> Result<(EnvironmentId, &'a Freeze), ApproveError> {
-    let environment = EnvironmentId::parse(&standing.environment_id);
-    let environment = environment.ok_or(ApproveError::Answer)?;
+) -> Result<&'a Freeze, ApproveError> {
     let meant = |freeze: &&Freeze| {
         freeze.target().as_ref() == Some(target)
             && placed_by.is_none_or(|who| who.as_str() == freeze.placed_by)
     };
     let mut found = standing.freezes.iter().filter(meant);
     match (found.next(), found.next()) {
-        (Some(freeze), None) => Ok((environment, freeze)),
+        (Some(freeze), None) => Ok(freeze),
         (None, _) => Err(ApproveError::NotFrozen(target.clone())),
         (Some(_), Some(_)) => Err(ApproveError::TwoFreezes(target.clone())),
     }
@@ -235,7 +292,7 @@ fn choose<'a>(
 fn sign(options: &Sign) -> Result<(), Failure> {
     let name = OperatorName::parse(&options.name)
         .ok_or_else(|| Failure::usage(ApproveError::Name(options.name.clone())))?;
-    let mut paper = Paper::read(&options.file)?;
+    let mut paper = read(&options.file)?;
     let key = load_key(&options.key)?;
     output::line(paper.text.trim_end());
     // SECURITY: the keys of the others are not at hand here; who signs must not do so because others seem to have.
@@ -250,6 +307,7 @@ fn sign(options: &Sign) -> Result<(), Failure> {
     }
     let good = paper.command.is_good_at(clock::now());
     good.map_err(ApproveError::NotNow)?;
+    check_rules(&paper.command.deed, options.rules.as_deref())?;
     if !options.yes && !agreed(&name)? {
         return Err(ApproveError::Declined.into());
     }
@@ -266,6 +324,28 @@ fn sign(options: &Sign) -> Result<(), Failure> {
         paper.approvals.len()
     ));
     Ok(())
+}
+
+/// SECURITY: a hash says nothing to people. What they have before them is what they sign, or they are told that they have
+/// not looked.
+fn check_rules(deed: &Deed, directory: Option<&Path>) -> Result<(), ApproveError> {
+    match (deed, directory) {
+        (Deed::Activate { rules }, Some(directory)) => {
+            let bundle = policy_files::load(Some(directory)).map_err(ApproveError::Rules)?;
+            match bundle.hash() == rules {
+                true => Ok(()),
+                false => Err(ApproveError::OtherRules(directory.to_owned())),
+            }
+        }
+        (Deed::Activate { .. }, None) => {
+            output::line("(which rules these are is not checked here: --rules DIR does)");
+            Ok(())
+        }
+        (Deed::Unfreeze { .. }, Some(directory)) => {
+            Err(ApproveError::OtherRules(directory.to_owned()))
+        }
+        (Deed::Unfreeze { .. }, None) => Ok(()),
+    }
 }
 
 /// Asks at the terminal. Without one nobody is there to read.
@@ -300,7 +380,7 @@ struct Done {
 async fn carry_out(connect: &ConnectOption, files: &[PathBuf]) -> Result<(), Failure> {
     let mut papers = files
         .iter()
-        .map(|file| Paper::read(file).map(|paper| (file, paper)));
+        .map(|file| read(file).map(|paper| (file, paper)));
     let Some(first) = papers.next() else {
         return Ok(());
     };
@@ -330,64 +410,14 @@ async fn carry_out(connect: &ConnectOption, files: &[PathBuf]) -> Result<(), Fai
     Ok(())
 }
 
-/// A command and its signatures, in a file.
-#[derive(Debug, PartialEq, Eq)]
-struct Paper {
-    command: Command,
-    text: String,
-    approvals: Vec<Approval>,
-}
-
-impl Paper {
-    fn read(path: &Path) -> Result<Self, ApproveError> {
-        let content = fs::read_to_string(path).map_err(|cause| ApproveError::Read {
-            path: path.to_owned(),
-            cause,
-        })?;
-        Self::parse(&content, path)
-    }
-
-    fn parse(content: &str, path: &Path) -> Result<Self, ApproveError> {
-        let is_signature = |line: &&str| line.starts_with(APPROVED_BY);
-        let lines: Vec<&str> = content.split_inclusive('\n').collect();
-        let length = lines.iter().take_while(|line| !is_signature(line)).count();
-        let (text, signatures) = lines.split_at_checked(length).unwrap_or_default();
-        let text = text.concat();
-        let command = Command::parse(&text).map_err(|cause| ApproveError::Command {
-            path: path.to_owned(),
-            cause,
-        })?;
-        let mut approvals = Vec::new();
-        for (line, number) in signatures.iter().zip(length + 1..) {
-            let wrong = || ApproveError::Approval {
-                path: path.to_owned(),
-                line: number,
-            };
-            approvals.push(approval(line).ok_or_else(wrong)?);
-        }
-        Ok(Self {
-            command,
-            text,
-            approvals,
-        })
-    }
-
-    fn content(&self) -> String {
-        let signatures = self.approvals.iter().map(|Approval { by, signature }| {
-            format!("{APPROVED_BY}{by} {}\n", hex::encode(signature))
-        });
-        std::iter::once(self.text.clone())
-            .chain(signatures)
-            .collect()
-    }
-}
-
-fn approval(line: &str) -> Option<Approval> {
-    let rest = line.strip_prefix(APPROVED_BY)?;
-    let (name, signature) = rest.trim_end().split_once(' ')?;
-    Some(Approval {
-        by: OperatorName::parse(name)?,
-        signature: hex::decode(signature).ok()?.try_into().ok()?,
+fn read(path: &Path) -> Result<Paper, ApproveError> {
+    let content = fs::read_to_string(path).map_err(|cause| ApproveError::Read {
+        path: path.to_owned(),
+        cause,
+    })?;
+    Paper::parse(&content).map_err(|cause| ApproveError::Paper {
+        path: path.to_owned(),
+        cause,
     })
 }
 
@@ -403,64 +433,4 @@ fn write_new(path: &Path, text: &str) -> Result<(), ApproveError> {
         path: path.to_owned(),
         cause,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
-    use std::path::Path;
-
-    use super::{Approval, Command, Deed, OperatorName, Paper};
-    use crate::clock::Timestamp;
-    use crate::domain::{EnvironmentId, OperationId, Reason, Target};
-
-    fn paper() -> Paper {
-        let command = Command {
-            environment: EnvironmentId([1; 32]),
-            deed: Deed::Unfreeze {
-                target: Target::Global,
-                freeze_id: OperationId::generate(),
-            },
-            reason: Reason::parse("approved by nobody").unwrap(),
-            nonce: [2; 16],
-            issued: Timestamp::from_micros(1_800_000_000_000_000),
-            expires: Timestamp::from_micros(1_800_003_600_000_000),
-        };
-        let approval = |name, byte| Approval {
-            by: OperatorName::parse(name).unwrap(),
-            signature: [byte; 64],
-        };
-        Paper {
-            text: command.text(),
-            command,
-            approvals: vec![approval("alice", 3), approval("bob", 4)],
-        }
-    }
-
-    #[test]
-    fn a_command_in_a_file_grows_by_signatures_and_by_nothing_else() {
-        let file = Path::new("unfreeze");
-        let mut paper = paper();
-        let content = paper.content();
-        assert_eq!(Paper::parse(&content, file).unwrap(), paper);
-        for (altered, expected) in [
-            (
-                content.replace("alice ", "Alice "),
-                "line 9 is no signature",
-            ),
-            (
-                content.replace(&"03".repeat(64), "03"),
-                "line 9 is no signature",
-            ),
-            (format!("{content}\n"), "line 11 is no signature"),
-            (format!("{content}more\n"), "line 11 is no signature"),
-            (content.replace("global", "glob"), "unfreeze"),
-        ] {
-            let error = Paper::parse(&altered, file).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
-        paper.approvals.clear();
-        assert_eq!(Paper::parse(&paper.text, file).unwrap(), paper);
-    }
 }

@@ -106,6 +106,11 @@ pub(super) struct Remote {
 }
 
 impl ConnectOption {
+    /// The option, given as this.
+    pub(super) const fn of(connect: PathBuf) -> Self {
+        Self { connect }
+    }
+
     /// Reads the file and what it names; connects to nothing yet.
     ///
     /// # Errors

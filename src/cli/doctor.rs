@@ -1,5 +1,6 @@
 //! `countersignd doctor`: one line for each thing that must be right, with the way out when it is not.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::clock::{self, Timestamp};
 use crate::config::{Chain, Config, Listener};
 use crate::http::tls::Trust;
 use crate::limits::{InForce, Rate};
-use crate::service::policy_files;
+use crate::service::{activation, policy_files};
 use crate::store::{Store, StoreError};
 
 /// A certificate that expires sooner is reported.
@@ -111,10 +112,16 @@ fn limits(config: &Config) -> Result<String, Failure> {
 fn policy(config: &Config) -> Result<String, Failure> {
     let bundle = policy_files::load(config.policy.directory.as_deref())?;
     let (version, rules) = (bundle.version(), bundle.rules().count());
-    Ok(format!(
+    let mut said = format!(
         "version {version}, {rules} rules, {}",
         hex::encode(bundle.hash())
-    ))
+    );
+    if let Some((operators, directory)) = config.activators() {
+        let here = (&*operators, config.environment_id);
+        let approved = activation::approved(&directory, &bundle, here)?;
+        write!(said, ", approved by {}", approved.by()).ok();
+    }
+    Ok(said)
 }
 
 fn certificates(listener: &Listener) -> Result<String, Failure> {

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Failure, output};
 use crate::clock;
+use crate::operators::{Deed, Paper};
 use crate::policy::{Bundle, Facts, Reason, Verdict};
-use crate::service::policy_files;
+use crate::service::policy_files::{self, APPROVED};
 use crate::store::decisions::Recorded;
 
 const HELP: &str = "\
@@ -29,7 +30,8 @@ To begin: copy policies/default.cedar into a directory, write bundle.toml, then
   countersignd policy diff OLD NEW --requests DIR/tests
                                     shows which verdicts change
 and put `[policy] directory = \"DIR\"` into the configuration. SIGHUP loads the rules again; if anything is wrong with
-them, those before stay in force.
+them, those before stay in force. With `[policy] activation = \"operators\"` they also take a command that operators have
+signed, in the file bundle.approved beside them: countersignd approve draft --activate DIR.
 
   countersignd policy diff OLD NEW --config FILE
                                     the same, on the requests that an appliance judged in the last days
@@ -117,7 +119,11 @@ enum Nothing {
 /// Runs a verb.
 pub(super) async fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Check(rules) => check(&rules.load()?),
+        Verb::Check(rules) => {
+            let bundle = rules.load()?;
+            check(&bundle)?;
+            tell_approval(rules.directory.as_deref(), &bundle)
+        }
         Verb::Matrix(rules) => {
             output::line(rules.load()?.matrix().trim_end());
             Ok(())
@@ -150,6 +156,34 @@ fn check(bundle: &Bundle) -> Result<(), Failure> {
     }
     let rules = bundle.rules().count();
     output::line(format_args!("{rules} rules hold, {}", title(bundle)));
+    Ok(())
+}
+
+/// What the command beside the rules says of them, if there is one; an appliance may ask for it.
+fn tell_approval(directory: Option<&Path>, bundle: &Bundle) -> Result<(), Failure> {
+    let Some(file) = directory.map(|rules| rules.join(APPROVED)) else {
+        return Ok(());
+    };
+    if !file.exists() {
+        return Ok(());
+    }
+    let shown = file.display();
+    let paper = Paper::parse(&std::fs::read_to_string(&file)?)?;
+    match paper.command.deed {
+        Deed::Activate { rules } if rules == *bundle.hash() => {
+            let signers: Vec<String> = paper.approvals.iter().map(|a| a.by.to_string()).collect();
+            output::line(format_args!(
+                "{shown} names these rules and claims to be signed by {}; countersignd doctor checks that",
+                match signers.is_empty() {
+                    true => "nobody".to_owned(),
+                    false => signers.join(", "),
+                }
+            ));
+        }
+        _ => output::line(format_args!(
+            "{shown} does not name these rules: where operators must agree, they do not take effect"
+        )),
+    }
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use crate::http::{operator, serve};
 use crate::identity::owner::OwnerVerifier;
 use crate::limits::InForce;
 use crate::policy::Policy;
+use crate::service::activation::{Activation, NotActivated};
 use crate::service::anchoring::Anchoring;
 use crate::service::create_profile::CreateProfile;
 use crate::service::devices::Devices;
@@ -156,6 +157,13 @@ impl Appliance {
         // Before anything is written: a database that was put back shall stay as it is found.
         let place = token::anchor(&token, config);
         let guard = Guard::open(store.clone(), place, Arc::clone(&metrics)).await?;
+        if let Some(activators) = config.activators() {
+            let activation = Activation::new(store.clone(), activators);
+            match activation.activate(&rules.1.current(), "a start").await {
+                Err(NotActivated::Store(error)) => return Err(error.into()),
+                activated => activated.map_err(Failure::usage)?,
+            }
+        }
         let membership = Membership::join(store.clone(), boot_id(), Arc::clone(&metrics)).await?;
         let orphans = membership.reap().await?;
         if orphans > 0 {
@@ -273,6 +281,10 @@ impl Appliance {
     async fn serve(self, mut config: Config) -> Result<(), Failure> {
         let shutdown = CancellationToken::new();
         let readiness = self.readiness();
+        let activation = config.activators().map(|activators| {
+            let instance = self.steps.membership.tag().to_string();
+            (Activation::new(self.store.clone(), activators), instance)
+        });
         let signed = |router| App::signed(router, Arc::clone(&self.response_keys));
         let freezing = Arc::new(self.freezing(&mut config));
         let api = signed(routes::router(self.api(&mut config, Arc::clone(&freezing))));
@@ -299,12 +311,8 @@ impl Appliance {
         let tasks = TaskTracker::new();
         let entrances = vec![Arc::clone(&api_entrance), Arc::clone(&operator_entrance)];
         tasks.spawn(tls::watch(entrances, certificates, background.clone()));
-        self.follow_policy(
-            &tasks,
-            config.policy.directory,
-            [rules, limits],
-            &background,
-        );
+        let from = (config.policy.directory, activation);
+        self.follow_policy(&tasks, from, [rules, limits], &background);
         tasks.spawn(Arc::clone(&self.settlement).run(background.clone()));
         tasks.spawn(Arc::clone(&self.steps.membership).run(background.clone()));
         tasks.spawn(self.housekeeping(config.retention).run(background.clone()));
@@ -359,13 +367,13 @@ impl Appliance {
     fn follow_policy(
         &self,
         tasks: &TaskTracker,
-        directory: Option<PathBuf>,
+        from: (Option<PathBuf>, Option<(Activation, String)>),
         [rules, limits]: [Signal; 2],
         stop: &CancellationToken,
     ) {
         let metrics = || Arc::clone(&self.metrics);
         let policy = self.steps.policy.clone();
-        let watch = policy_files::watch(policy, directory, metrics(), rules, stop.clone());
+        let watch = policy_files::watch(policy, from, metrics(), rules, stop.clone());
         tasks.spawn(watch);
         let in_force = Arc::clone(&self.steps.limits);
         tasks.spawn(reload::limits(in_force, metrics(), limits, stop.clone()));

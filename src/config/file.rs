@@ -183,7 +183,8 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
         store: Arc::new(checker.store(file.store)?),
         chains: checker.chains(file.chain, kind)?,
         mpc: checker.mpc(&file.mpc)?,
-        policy: policy(file.policy, checker.directory),
+        policy: policy(file.policy, checker.directory, file.operators.is_some())
+            .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
         retention: retention(&file.retention)
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
         anchor: anchor(file.anchor, checker.directory),
@@ -195,7 +196,7 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
             .transpose()?,
         operators: file
             .operators
-            .map(operators)
+            .map(|table| operators(table).map(Arc::new))
             .transpose()
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
     })

@@ -11,6 +11,13 @@
 //! expires 2026-11-23T10:00:00Z
 //! ```
 //!
+//! A command that puts rules into force has instead of its third and fourth line
+//!
+//! ```text
+//! command activate rules
+//! rules 3f9c…
+//! ```
+//!
 //! The text ends with the end of its last line. Its first line keeps a signature from ever being good for anything else.
 //! INVARIANT: no command is good for longer than a day, also for those who keep it back: both ends are signed.
 
@@ -37,6 +44,11 @@ pub enum Deed {
         target: Target,
         /// The operation that placed it.
         freeze_id: OperationId,
+    },
+    /// Put these rules into force.
+    Activate {
+        /// The hash that names them, and stands in every decision by them.
+        rules: [u8; 32],
     },
 }
 
@@ -87,11 +99,14 @@ impl Command {
             self.environment,
             self.deed.name()
         );
-        let Deed::Unfreeze { freeze_id, .. } = &self.deed;
+        let subject = match &self.deed {
+            Deed::Unfreeze { freeze_id, .. } => format!("freeze {freeze_id}"),
+            Deed::Activate { rules } => format!("rules {}", hex::encode(rules)),
+        };
         // Writing to a string cannot fail.
         write!(
             text,
-            "freeze {freeze_id}\nreason {}\nnonce {}\nissued {}\nexpires {}\n",
+            "{subject}\nreason {}\nnonce {}\nissued {}\nexpires {}\n",
             self.reason.as_str(),
             hex::encode(self.nonce),
             self.issued.to_rfc3339(),
@@ -113,14 +128,26 @@ impl Command {
             "environment and 64 hex digits",
             EnvironmentId::parse,
         )?;
-        let target = lines.expect(
-            "command unfreeze ",
-            "command unfreeze and profile ID, tenant NAME or global",
-            Target::parse,
+        let named = lines.expect(
+            "command ",
+            "command unfreeze and profile ID, tenant NAME or global; or command activate rules",
+            Named::parse,
         )?;
-        let freeze_id = lines.expect("freeze ", "freeze and the id of the freeze", |rest| {
-            OperationId::parse(rest).ok()
-        })?;
+        let deed = match named {
+            Named::Unfreeze(target) => {
+                let freeze_id =
+                    lines.expect("freeze ", "freeze and the id of the freeze", |id| {
+                        OperationId::parse(id).ok()
+                    })?;
+                Deed::Unfreeze { target, freeze_id }
+            }
+            Named::Activate => {
+                let rules = lines.expect("rules ", "rules and 64 hex digits", |rest| {
+                    hex::decode(rest).ok()?.try_into().ok()
+                })?;
+                Deed::Activate { rules }
+            }
+        };
         let reason = lines.expect(
             "reason ",
             "reason and 1 to 200 visible characters",
@@ -140,7 +167,6 @@ impl Command {
             "expires and a time like 2026-01-31T23:59:00Z, after issued and by 24 hours at most",
             |text| time(text).filter(|expires| issued < *expires && *expires <= latest),
         )?;
-        let deed = Deed::Unfreeze { target, freeze_id };
         let command = Self {
             environment,
             deed,
@@ -186,7 +212,24 @@ impl Deed {
     pub fn name(&self) -> String {
         match self {
             Self::Unfreeze { target, .. } => format!("unfreeze {target}"),
+            Self::Activate { .. } => "activate rules".to_owned(),
         }
+    }
+}
+
+/// What the third line says.
+enum Named {
+    Unfreeze(Target),
+    Activate,
+}
+
+impl Named {
+    fn parse(text: &str) -> Option<Self> {
+        if text == "activate rules" {
+            return Some(Self::Activate);
+        }
+        let target = text.strip_prefix("unfreeze ")?;
+        Target::parse(target).map(Self::Unfreeze)
     }
 }
 

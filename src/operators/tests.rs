@@ -142,6 +142,30 @@ fn a_command_is_good_for_a_day_at_most_whoever_keeps_it_back() {
 }
 
 #[test]
+fn a_command_for_rules_names_them_and_is_no_other() {
+    let command = Command {
+        deed: Deed::Activate { rules: [0xcd; 32] },
+        ..command()
+    };
+    let text = command.text();
+    assert_eq!(Command::parse(&text).unwrap(), command);
+    let start = format!("command activate rules\nrules {}\nreason ", "cd".repeat(32));
+    assert!(text.contains(&start), "{text}");
+    for (altered, line) in [
+        (text.replace("activate rules", "activate"), 3),
+        (text.replace("activate rules", "unfreeze global"), 4),
+        (text.replace("rules cdcd", "rules CDCD"), 1),
+        (text.replace("rules cdcd", "rules cd"), 4),
+        (text.replace("rules cdcd", "freeze cdcd"), 4),
+    ] {
+        let error = Command::parse(&altered).unwrap_err();
+        assert_eq!(error.line, line, "{error}: {altered}");
+    }
+    let approvals = [signed("alice", 1, &text), signed("bob", 2, &text)];
+    assert_eq!(check(&text, &approvals), Ok("alice,bob".to_owned()));
+}
+
+#[test]
 fn operators_have_one_fingerprint() {
     let all = [("carol", 3), ("alice", 1), ("bob", 2)];
     let of = |required, all: &[(&str, u8)]| {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use super::Error;
 use super::show::owned_profile;
 use crate::domain::{
-    EnvironmentId, Freeze, FreezeScope, PlacedBy, ProfileId, Reason, SessionId, Target, TenantId,
+    EnvironmentId, Freeze, FreezeScope, OperationId, PlacedBy, ProfileId, Reason, SessionId,
+    Target, TenantId,
 };
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
@@ -42,7 +43,7 @@ pub struct Freezing {
     forget: Box<dyn Fn(SessionId) + Send + Sync>,
     tenants: Vec<TenantId>,
     /// Who must agree to lift a freeze; without them nobody can.
-    operators: Option<Operators>,
+    operators: Option<Arc<Operators>>,
 }
 
 impl Freezing {
@@ -52,7 +53,7 @@ impl Freezing {
         store: Store,
         metrics: Arc<Metrics>,
         forget: impl Fn(SessionId) + Send + Sync + 'static,
-        (tenants, operators): (Vec<TenantId>, Option<Operators>),
+        (tenants, operators): (Vec<TenantId>, Option<Arc<Operators>>),
     ) -> Self {
         Self {
             store,
@@ -171,8 +172,14 @@ impl Freezing {
         let approved = operators
             .check(text, approvals, self.store.environment_id())
             .map_err(|error| Error::CommandRefused(error.to_string()))?;
+        let Deed::Unfreeze { target, freeze_id } = approved.command().deed.clone() else {
+            let beside = "rules are put into force by the command in bundle.approved beside them, and a reload";
+            return Err(Error::CommandRefused(beside.to_owned()));
+        };
         let lift = Lift {
             approved,
+            target,
+            freeze_id,
             brought_by,
         };
         let deed = self.store.conclude(lift).await?.into_inner();
@@ -361,6 +368,8 @@ impl Place {
 /// Lifts a freeze, as several operators have commanded.
 struct Lift {
     approved: Approved,
+    target: Target,
+    freeze_id: OperationId,
     brought_by: String,
 }
 
@@ -369,13 +378,11 @@ impl Operation for Lift {
     type Refusal = Error;
 
     fn key(&self) -> Key {
-        let Deed::Unfreeze { target, .. } = &self.approved.command().deed;
-        profile_of(target)
+        profile_of(&self.target)
     }
 
     fn also(&self) -> Key {
-        let Deed::Unfreeze { target, .. } = &self.approved.command().deed;
-        Key::freeze(target)
+        Key::freeze(&self.target)
     }
 
     async fn apply(&mut self, tx: &mut Tx<'_>) -> Result<(Deed, AuditRecord), CommitError<Error>> {
@@ -396,7 +403,9 @@ impl Operation for Lift {
         if let Err(not_now) = command.is_good_at(now) {
             return Err(refused(&not_now.to_string()));
         }
-        let Deed::Unfreeze { target, freeze_id } = &command.deed;
+        let Self {
+            target, freeze_id, ..
+        } = self;
         if !freezes::lift(tx, target, *freeze_id).await? {
             return Err(refused("this freeze does not stand (any more)"));
         }

@@ -12,11 +12,14 @@ use serde::Deserialize;
 use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
+use super::activation::Activation;
 use crate::policy::{Bundle, Policy, Problem, Refused, Source};
 use crate::telemetry::metrics::{Metrics, Reload};
 
 /// The file that names the rules.
 const MANIFEST: &str = "bundle.toml";
+/// The command of operators that puts the rules into force, with its signatures; where the configuration asks for one.
+pub const APPROVED: &str = "bundle.approved";
 /// The folder of their tests; `countersignd policy test` reads it.
 const TESTS: &str = "tests";
 const MAX_VERSION: usize = 64;
@@ -88,7 +91,7 @@ fn read(directory: &Path) -> Result<BTreeMap<String, String>, Refused> {
             .to_string_lossy()
             .into_owned();
         let hidden = name.starts_with('.') || name.ends_with('~');
-        let document = path.extension() == Some(OsStr::new("md"));
+        let document = path.extension() == Some(OsStr::new("md")) || name == APPROVED;
         if hidden || document || (name == TESTS && path.is_dir()) {
             continue;
         }
@@ -123,10 +126,11 @@ fn refused(file: String, message: impl Into<String>) -> Refused {
     Refused(vec![Problem::of_file(file, message)])
 }
 
-/// Loads the rules again on SIGHUP, until `stop`.
+/// Loads the rules again on SIGHUP, until `stop`. `activation`, at this instance, says whether they take
+/// effect.
 pub async fn watch(
     policy: Policy,
-    directory: Option<PathBuf>,
+    (directory, activation): (Option<PathBuf>, Option<(Activation, String)>),
     metrics: Arc<Metrics>,
     mut hangup: Signal,
     stop: CancellationToken,
@@ -141,6 +145,20 @@ pub async fn watch(
         let loaded = tokio::task::spawn_blocking(move || load(from.as_deref())).await;
         match loaded {
             Ok(Ok(bundle)) => {
+                if let Some((activation, instance)) = &activation
+                    && let Err(error) = activation.activate(&bundle, instance).await
+                {
+                    metrics.policy_loaded(Reload::Failed);
+                    let (version, hash) = (bundle.version(), hex::encode(bundle.hash()));
+                    tracing::error!(
+                        why = %error,
+                        error = ?error,
+                        version,
+                        hash,
+                        "the rules are not activated: those before stay in force"
+                    );
+                    continue;
+                }
                 let (version, hash) = (bundle.version().to_owned(), hex::encode(bundle.hash()));
                 let changed = policy.current().hash() != bundle.hash();
                 policy.replace(bundle);

@@ -66,6 +66,8 @@ pub enum AuditEvent {
     Frozen,
     /// A freeze was lifted.
     Unfrozen,
+    /// Rules that operators signed took effect at an instance.
+    RulesActivated,
 }
 
 impl AuditEvent {
@@ -101,6 +103,7 @@ impl AuditEvent {
             Self::BanListed => "ban_listed",
             Self::Frozen => "frozen",
             Self::Unfrozen => "unfrozen",
+            Self::RulesActivated => "rules_activated",
         }
     }
 }

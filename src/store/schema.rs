@@ -53,6 +53,7 @@ const MIGRATIONS: &[Migration] = migrations![
     9 "decisions" "0009_decisions.sql",
     10 "spends" "0010_spends.sql",
     11 "freezes" "0011_freezes.sql",
+    12 "rules_activations" "0012_rules_activations.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

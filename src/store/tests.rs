@@ -52,6 +52,7 @@ macro_rules! on_both_engines {
     };
 }
 
+mod activations_tests;
 mod bans_tests;
 mod chain_tests;
 mod freezes_tests;

@@ -1,7 +1,5 @@
 //! Freezes: what stops all signing at once, also of what is under way, and who lifts it (`protocol.md` A15, 2.7).
 
-use std::fmt::Write as _;
-use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,9 +10,8 @@ use countersign_client::keystore::Wallet;
 use countersign_client::transport::Reply;
 use serde_json::{Value, json};
 
-use crate::support::appliance::COUNTERSIGND;
+use crate::support::operators::{CONNECT, done, refused, sign, with_operators};
 use crate::support::signing::{fresh_key, get, json_of, post, refusal, transaction};
-use crate::support::site::text;
 use crate::support::wallet::{mined, profile, send, send_and_mine, try_create};
 use crate::support::{Appliance, Node, Signing, contains, eventually, wallet_of};
 
@@ -47,35 +44,8 @@ async fn prepare(appliance: &Appliance, wallet: &Wallet) -> Reply {
     .await
 }
 
-/// `countersignd` as an operator runs it, on a machine without token and configuration.
-fn operator(appliance: &Appliance, arguments: &[&str]) -> Output {
-    Command::new(COUNTERSIGND)
-        .args(arguments)
-        .current_dir(appliance.environment())
-        .env_clear()
-        .output()
-        .unwrap()
-}
-
-/// What it says when it succeeds.
-fn done(appliance: &Appliance, arguments: &[&str]) -> String {
-    let output = operator(appliance, arguments);
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    text(&output.stdout)
-}
-
-/// What it says when it does not.
-fn refused(appliance: &Appliance, arguments: &[&str], expected: &str) {
-    let output = operator(appliance, arguments);
-    let said = text(&output.stderr);
-    assert!(!output.status.success(), "{arguments:?}: {output:?}");
-    assert!(said.contains(expected), "{arguments:?}: {said}");
-}
-
 /// The id of no profile.
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
-
-const CONNECT: [&str; 2] = ["--connect", "operator.toml"];
 
 fn freeze_by_operator(appliance: &Appliance, what: &[&str]) -> String {
     let reason = ["--reason", "a test"];
@@ -83,19 +53,6 @@ fn freeze_by_operator(appliance: &Appliance, what: &[&str]) -> String {
         appliance,
         &[&["freeze"][..], what, &CONNECT, &reason].concat(),
     )
-}
-
-/// An appliance that knows three operators, whose keys are in its directory. Serves nothing yet.
-fn with_operators(node: &Node) -> Appliance {
-    let appliance = Appliance::init(&node.url());
-    let mut table = "\n[operators]\nrequired = 2\n[operators.keys]\n".to_owned();
-    for name in ["alice", "bob", "carol"] {
-        let file = format!("{name}.pem");
-        let key = done(&appliance, &["approve", "new-key", "--out", &file]);
-        writeln!(table, "{name} = \"{}\"", key.trim_end()).unwrap();
-    }
-    appliance.configure(|config| config + &table);
-    appliance
 }
 
 fn draft(appliance: &Appliance, target: &str, out: &str, more: &[&str]) -> String {
@@ -111,14 +68,6 @@ fn draft(appliance: &Appliance, target: &str, out: &str, more: &[&str]) -> Strin
     ];
     done(appliance, &[&fixed[..], &CONNECT, more].concat());
     std::fs::read_to_string(appliance.environment().join(out)).unwrap()
-}
-
-fn sign(appliance: &Appliance, name: &str, file: &str) -> String {
-    let key = format!("{name}.pem");
-    let arguments = [
-        "approve", "sign", "--key", &key, "--name", name, "--yes", file,
-    ];
-    done(appliance, &arguments)
 }
 
 /// Two operators lift what stands of a target.

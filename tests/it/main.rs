@@ -19,6 +19,7 @@ mod a11_rogue;
 mod a18_restore;
 mod a27_calls;
 mod a33_gateway;
+mod activation;
 mod at_most_once;
 mod attacks;
 mod audit;

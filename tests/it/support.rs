@@ -7,6 +7,7 @@ pub(crate) mod engine;
 pub(crate) mod fault;
 pub(crate) mod keygen;
 pub(crate) mod node;
+pub(crate) mod operators;
 pub(crate) mod outside;
 pub(crate) mod proxy;
 pub(crate) mod signing;
