@@ -13,8 +13,8 @@ pub use ban::{Ban, ChainHead, OtSetup};
 pub use environment::{EnvironmentId, EnvironmentKind};
 pub use freeze::{Freeze, FreezeScope, PlacedBy, Reason, Target};
 pub use ids::{
-    DecisionId, DeviceKeyId, IdempotencyKey, InstanceId, InstanceTag, OperationId, OwnerId,
-    ProfileId, RotationId, SessionId, TenantId, TransactionId,
+    DecisionId, DeviceKeyId, EnrolmentId, IdempotencyKey, InstanceId, InstanceTag, OperationId,
+    OwnerId, ProfileId, RotationId, SessionId, TenantId, TransactionId,
 };
 pub use key::{Generation, KeyState, Phase, Rotation, Suspicion};
 pub use profile::{DeviceName, ProfileName, ProfileState};

@@ -24,3 +24,4 @@ pub mod service;
 pub mod sessions;
 pub mod store;
 pub mod telemetry;
+pub mod two_factor;

@@ -73,6 +73,11 @@ uuid_id!(
     "decision id"
 );
 uuid_id!(
+    /// An enrolment of a second factor.
+    EnrolmentId,
+    "enrolment id"
+);
+uuid_id!(
     /// The owner of profiles: made by the appliance when the first profile is created.
     OwnerId,
     "owner id"
