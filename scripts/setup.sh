@@ -67,6 +67,7 @@ programs() {
     system_package curl curl
     system_package kill procps
     nginx
+    system_package oathtool oathtool
     system_package openssl openssl
     system_package pkcs11-tool opensc
     system_package python3 python3

@@ -13,6 +13,7 @@ mod policy;
 mod retention;
 pub(crate) mod secret_file;
 mod store;
+mod two_factor;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,7 @@ pub use anchor::Anchor;
 pub use identity::{Identity, root_key};
 pub use policy::{ActivatedBy, PolicyFiles};
 pub use store::{PostgresTable, StoreProblem};
+pub use two_factor::TwoFactor;
 
 /// Everything `countersignd` was told.
 pub struct Config {
@@ -70,6 +72,8 @@ pub struct Config {
     pub anchor: Anchor,
     /// Seconds before a device that was enrolled may act.
     pub cooling_off: i64,
+    /// How second factors are dealt with.
+    pub two_factor: TwoFactor,
     /// Which tokens of a gateway are asked for, if any.
     pub gateway_jwt: Option<GatewayJwt>,
     /// Who must agree before a command of operators is carried out; nothing is without them.

@@ -41,6 +41,7 @@ pub mod listing;
 mod places;
 pub mod response_keys;
 mod steps;
+pub mod two_factor;
 
 use guard::{Guard, Objection};
 pub use kem::{KemError, KemRing, Message};
@@ -180,11 +181,21 @@ pub struct Custody {
     guard: Guard,
     environment_id: EnvironmentId,
     share_keks: HashMap<TenantId, KekId>,
+    factor_keks: HashMap<TenantId, KekId>,
     places: Places,
     kept: KeptStates,
     ledger: Ledger,
     kept_seconds: i64,
     metrics: Arc<Metrics>,
+}
+
+/// The active KEKs of each tenant, by purpose.
+#[derive(Clone)]
+pub struct Keks {
+    /// For shares.
+    pub share: HashMap<TenantId, KekId>,
+    /// For second factors.
+    pub factor: HashMap<TenantId, KekId>,
 }
 
 /// How much of the machine custody may use.
@@ -198,12 +209,12 @@ pub struct Capacity {
 }
 
 impl Custody {
-    /// Custody over the shares of an environment. `share_keks` holds each tenant's active KEK for shares.
+    /// Custody over the shares and second factors of an environment, under each tenant's active KEKs.
     #[must_use]
     pub fn new(
         (token, store, guard): (Token, Store, Guard),
         environment_id: EnvironmentId,
-        share_keks: HashMap<TenantId, KekId>,
+        keks: Keks,
         capacity: Capacity,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -212,7 +223,8 @@ impl Custody {
             store,
             guard,
             environment_id,
-            share_keks,
+            share_keks: keks.share,
+            factor_keks: keks.factor,
             places: Places::new(capacity.cores),
             kept: KeptStates::default(),
             ledger: Ledger::default(),

@@ -37,6 +37,7 @@
 
 pub mod rates;
 pub mod spends;
+pub mod two_factor;
 
 use crate::clock::Timestamp;
 use crate::domain::{

@@ -1,5 +1,6 @@
 //! The two mTLS listeners: wallets' requests through the gateway, and operators.
 
+pub mod code;
 pub mod deadline;
 pub mod error;
 pub mod extract;

@@ -20,11 +20,13 @@ pub mod replies;
 pub mod retention;
 pub mod running;
 pub mod sealed;
+pub mod second_factor;
 pub mod settlement;
 pub mod show;
 pub mod sign;
 pub mod spends;
 pub mod steps;
 pub mod turns;
+pub mod two_factor;
 
 pub use error::Error;

@@ -44,6 +44,7 @@ pub mod shares;
 pub mod spends;
 pub mod steps;
 pub mod transactions;
+pub mod two_factor;
 mod writer;
 
 use engine::Connection;

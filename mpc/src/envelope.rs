@@ -49,6 +49,8 @@ pub enum MessageType {
     Sign1,
     /// Signing, request 2.
     Sign2,
+    /// Enrolment of a second factor: an empty message, whose answer holds the new secret.
+    TwoFactorEnrol,
 }
 
 impl MessageType {
@@ -61,6 +63,7 @@ impl MessageType {
             Self::Keygen3 => "kg3",
             Self::Sign1 => "sg1",
             Self::Sign2 => "sg2",
+            Self::TwoFactorEnrol => "tf1",
         }
     }
 }
@@ -78,11 +81,11 @@ pub struct EnvelopeInfo {
     pub kem_kid: String,
     /// RFC 7638 thumbprint of the owner's device key.
     pub device_thumbprint: String,
-    /// The profile; kg1 has the Idempotency-Key here.
+    /// The profile; kg1 has the Idempotency-Key here, tf1 has the profile.
     pub profile_id: String,
-    /// The key generation or signing session; kg1 has the Idempotency-Key here.
+    /// The key generation or signing session; kg1 and tf1 have the Idempotency-Key here.
     pub session_id: String,
-    /// Generation of the key's shares, from 1.
+    /// Generation of the key's shares, from 1; 0 where none of them is concerned (tf1).
     pub key_generation: u64,
     /// Attempt within the session, from 1.
     pub attempt: u32,

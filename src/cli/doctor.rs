@@ -176,14 +176,16 @@ async fn check_token(report: &mut Report, config: &Config, token: &Token) {
         confirmed.map(|()| environment.to_string()),
     );
     for tenant in &config.tenants {
-        let name = KekName {
-            environment_id: config.environment_id.0,
-            tenant: tenant.as_str().to_owned(),
-            purpose: Purpose::Share,
-            epoch: 1,
-        };
-        let what = format!("key encryption key of {tenant}");
-        report.add(&what, key_encryption_key(token, &name).await);
+        for purpose in [Purpose::Share, Purpose::Totp] {
+            let name = KekName {
+                environment_id: config.environment_id.0,
+                tenant: tenant.as_str().to_owned(),
+                purpose,
+                epoch: 1,
+            };
+            let what = format!("{} key encryption key of {tenant}", purpose.as_str());
+            report.add(&what, key_encryption_key(token, &name).await);
+        }
     }
     report.add("identity", identity(token, config).await);
     report.add("anchor", anchor::check(config, token).await);

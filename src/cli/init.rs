@@ -261,14 +261,16 @@ fn choose(plan: &Plan, paths: &Paths) -> Result<Environment, Failure> {
 /// The environment object and every key that lasts; returns the identity key.
 async fn make_keys(token: &Token, environment: &Environment) -> Result<SigningKeyId, Failure> {
     environment.store_on(token).await?;
-    token
-        .create_kek(&KekName {
-            environment_id: environment.id.0,
-            tenant: plan::TENANT.to_owned(),
-            purpose: Purpose::Share,
-            epoch: 1,
-        })
-        .await?;
+    for purpose in [Purpose::Share, Purpose::Totp] {
+        token
+            .create_kek(&KekName {
+                environment_id: environment.id.0,
+                tenant: plan::TENANT.to_owned(),
+                purpose,
+                epoch: 1,
+            })
+            .await?;
+    }
     token
         .create_signing_key(&token::audit_key_label(&environment.id))
         .await?;

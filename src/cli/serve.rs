@@ -17,7 +17,7 @@ use crate::audit;
 use crate::chain::{Chains, FeePolicy, NodeLimits};
 use crate::config::{Config, Listener};
 use crate::custody::guard::Guard;
-use crate::custody::{Capacity, Custody, Identity, KemRing, ResponseKeys};
+use crate::custody::{Capacity, Custody, Identity, Keks, KemRing, ResponseKeys};
 use crate::domain::{EnvironmentId, EnvironmentKind, TenantId};
 use crate::http::routes::{self, Api};
 use crate::http::sign_response::App;
@@ -40,11 +40,13 @@ use crate::service::reload;
 use crate::service::retention::Pruner;
 use crate::service::running::Running;
 use crate::service::sealed::Opener;
+use crate::service::second_factor::Terms;
 use crate::service::settlement::Settlement;
 use crate::service::show::Show;
 use crate::service::sign::Sign;
 use crate::service::steps::Steps;
 use crate::service::turns::Turns;
+use crate::service::two_factor::TwoFactor;
 use crate::sessions::Lifetimes;
 use crate::store::Store;
 use crate::store::retention::Retention;
@@ -113,7 +115,7 @@ fn limits(config: &Config, chains: Vec<u64>) -> Result<InForce, Failure> {
 
 /// The keys of an environment.
 struct Keys {
-    share: HashMap<TenantId, KekId>,
+    keks: Keks,
     identity: Identity,
 }
 
@@ -125,6 +127,7 @@ struct Appliance {
     chains: Arc<Chains>,
     metrics: Arc<Metrics>,
     steps: Arc<Steps>,
+    opener: Arc<Opener>,
     kem: Arc<KemRing>,
     response_keys: Arc<ResponseKeys>,
     settlement: Arc<Settlement>,
@@ -183,7 +186,7 @@ impl Appliance {
         let custody = Arc::new(Custody::new(
             (token.clone(), store.clone(), guard),
             config.environment_id,
-            keys.share.clone(),
+            keys.keks.clone(),
             Capacity {
                 cores: config.mpc.concurrency,
                 kept_seconds: seconds(config.mpc.kept_state_ttl),
@@ -227,7 +230,7 @@ impl Appliance {
         let create_profile = Arc::new(CreateProfile::new(Arc::clone(&steps), Arc::clone(&opener)));
         let sign = Arc::new(Sign::new(
             Arc::clone(&steps),
-            opener,
+            Arc::clone(&opener),
             Arc::clone(&settlement),
             Arc::clone(&chains),
         ));
@@ -238,6 +241,7 @@ impl Appliance {
             chains,
             metrics,
             steps,
+            opener,
             kem,
             response_keys: Arc::new(response_keys),
             settlement,
@@ -259,11 +263,15 @@ impl Appliance {
             identity: self.keys.identity.certificate.clone(),
             kem: Arc::clone(&self.kem),
         };
+        let terms = terms(config);
+        let devices = Devices::new(Arc::clone(&self.steps), config.cooling_off, &terms);
+        let (steps, opener) = (Arc::clone(&self.steps), Arc::clone(&self.opener));
         Api {
             create_profile: Arc::clone(&self.create_profile),
             prepare_transaction: Arc::new(prepare),
             sign: Arc::clone(&self.sign),
-            devices: Arc::new(Devices::new(Arc::clone(&self.steps), config.cooling_off)),
+            devices: Arc::new(devices),
+            two_factor: Arc::new(TwoFactor::new(steps, opener, terms)),
             freezing,
             show: Arc::new(Show::new(self.store.clone())),
             identity: Arc::new(identity),
@@ -432,14 +440,28 @@ impl Appliance {
             store: self.store.clone(),
             steps: Arc::clone(&self.steps),
             token: self.token.clone(),
-            keks: self.keys.share.values().copied().collect(),
+            keks: self.keys.keks(),
             identity: self.keys.identity.key,
             chains: Arc::clone(&self.chains),
         }
     }
 }
 
+fn terms(config: &Config) -> Terms {
+    Terms {
+        required: config.two_factor.required,
+        cooling_off: config.two_factor.cooling_off,
+        issuer: config.two_factor.issuer.clone(),
+    }
+}
+
 impl Keys {
+    /// All of them, to be checked.
+    fn keks(&self) -> Vec<KekId> {
+        let Keks { share, factor } = &self.keks;
+        share.values().chain(factor.values()).copied().collect()
+    }
+
     async fn find(token: &Token, config: &Config) -> Result<Self, Failure> {
         let environment: EnvironmentId = config.environment_id;
         let name = |tenant: &TenantId, purpose| KekName {
@@ -448,15 +470,18 @@ impl Keys {
             purpose,
             epoch: 1,
         };
-        let mut share = HashMap::new();
+        let (mut share, mut factor) = (HashMap::new(), HashMap::new());
         for tenant in &config.tenants {
             let name_of_share = name(tenant, Purpose::Share);
             let missing = MissingKey(format!("share KEK of tenant {tenant}"));
             let kek = token.find_kek(&name_of_share).await?.ok_or(missing)?;
             share.insert(tenant.clone(), kek);
+            // An environment from before second factors gets its key with the first start.
+            let name_of_factor = name(tenant, Purpose::Totp);
+            factor.insert(tenant.clone(), token.create_kek(&name_of_factor).await?);
         }
         Ok(Self {
-            share,
+            keks: Keks { share, factor },
             identity: identity::of_token(token, config).await?,
         })
     }

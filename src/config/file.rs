@@ -19,6 +19,7 @@ use super::policy::{PolicyTable, policy};
 use super::retention::{RetentionTable, retention};
 use super::secret_file::{self, SecretFileError};
 use super::store::{StoreProblem, StoreTable};
+use super::two_factor::{TwoFactorTable, two_factor};
 use super::{
     Chain, Config, ConfigError, Hsm, HsmProfile, Limits, Listener, Mpc, TlsFiles, is_plain_url,
 };
@@ -56,6 +57,8 @@ struct File {
     anchor: AnchorTable,
     #[serde(default)]
     devices: DevicesTable,
+    #[serde(default)]
+    two_factor: TwoFactorTable,
     gateway_jwt: Option<GatewayJwtTable>,
     operators: Option<OperatorsTable>,
 }
@@ -189,6 +192,8 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
         anchor: anchor(file.anchor, checker.directory),
         cooling_off: cooling_off(&file.devices, kind)
+            .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
+        two_factor: two_factor(file.two_factor, kind)
             .map_err(|(key, problem, instead)| checker.invalid(key, problem, instead))?,
         gateway_jwt: file
             .gateway_jwt

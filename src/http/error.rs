@@ -221,10 +221,15 @@ impl From<Error> for ApiError {
             Error::SignatureInvalid => Self::new(Code::SignatureInvalid, message),
             Error::SignatureReplayed => Self::new(Code::SignatureReplayed, message),
             Error::ProfileNotFound => Self::new(Code::ProfileNotFound, message),
-            Error::SessionNotFound | Error::DeviceNotFound => Self::new(Code::NotFound, message),
+            Error::SessionNotFound | Error::DeviceNotFound | Error::EnrolmentNotFound => {
+                Self::new(Code::NotFound, message)
+            }
+            Error::TwoFactorRequired(_)
+            | Error::TwoFactorInvalid
+            | Error::TwoFactorLocked(_)
+            | Error::TwoFactorNotEnrolled => two_factor_error(&error, message),
             Error::DeviceConflict(_) => Self::new(Code::DeviceConflict, message),
             Error::ProfileFrozen(_) => Self::new(Code::ProfileFrozen, message),
-            Error::TwoFactorRequired(_) => Self::new(Code::TwoFactorRequired, message),
             Error::CommandRefused(_) => Self::new(Code::CommandRefused, message),
             Error::KeyQuarantined => Self::new(Code::KeyQuarantined, message),
             Error::KeyRefreshRequired => Self::new(Code::KeyRefreshRequired, message),
@@ -257,6 +262,20 @@ impl From<Error> for ApiError {
             }
             unavailable => unavailable_error(&unavailable),
         }
+    }
+}
+
+fn two_factor_error(error: &Error, message: String) -> ApiError {
+    match error {
+        Error::TwoFactorLocked(seconds) => ApiError {
+            retry_after: Some(u64::from(*seconds)),
+            ..ApiError::new(Code::TwoFactorLocked, message)
+        },
+        Error::TwoFactorRequired(Some(profile)) => ApiError::new(Code::TwoFactorRequired, message)
+            .details(format!("Through profile {profile}, with its code")),
+        Error::TwoFactorNotEnrolled => ApiError::new(Code::TwoFactorNotEnrolled, message),
+        Error::TwoFactorInvalid => ApiError::new(Code::TwoFactorInvalid, message),
+        _ => ApiError::new(Code::TwoFactorRequired, message),
     }
 }
 

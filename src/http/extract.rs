@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use super::code::hash_without_code;
 use super::error::ApiError;
 use super::tls::Peer;
 use crate::domain::IdempotencyKey;
@@ -71,7 +72,7 @@ pub struct Owned<T, const LIMIT: usize> {
     pub proof: RequestProof,
     /// The content.
     pub value: T,
-    /// SHA-256 of the body.
+    /// SHA-256 of the body, without a code of the second factor.
     pub body_hash: [u8; 32],
     /// The request's key, if it has one.
     pub idempotency_key: Option<IdempotencyKey>,
@@ -92,7 +93,7 @@ impl<S: Send + Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for
                 owner,
                 proof,
                 value: parse(&body)?,
-                body_hash: hash.to_bytes(),
+                body_hash: hash_without_code(&body, hash).to_bytes(),
                 idempotency_key: idempotency_key(&parts.headers)?,
             })
         };

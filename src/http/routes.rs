@@ -21,6 +21,7 @@ use crate::service::identity_document::ShowIdentity;
 use crate::service::prepare_transaction::PrepareTransaction;
 use crate::service::show::Show;
 use crate::service::sign::Sign;
+use crate::service::two_factor::TwoFactor;
 use crate::telemetry::metrics::Metrics;
 
 #[cfg(fuzzing)]
@@ -46,6 +47,8 @@ pub struct Api {
     pub devices: Arc<Devices>,
     /// `POST /api/v1/profiles/{id}/freeze`.
     pub freezing: Arc<Freezing>,
+    /// `/api/v1/profiles/{id}/2fa`.
+    pub two_factor: Arc<TwoFactor>,
     /// `GET /api/v1/mpc/identity`.
     pub identity: Arc<ShowIdentity>,
     /// The limits whose use is told in answers.
@@ -75,6 +78,12 @@ pub(super) fn described() -> OpenApiRouter<Api> {
         .routes(routes!(profiles::devices::revoke::handle))
         .routes(routes!(profiles::freeze::handle))
         .routes(routes!(profiles::unfreeze::handle))
+        .routes(routes!(
+            profiles::two_factor::enrol::handle,
+            profiles::two_factor::show::handle
+        ))
+        .routes(routes!(profiles::two_factor::activate::handle))
+        .routes(routes!(profiles::two_factor::cancel::handle))
         .routes(routes!(mpc::sign::handle))
         .routes(routes!(mpc::session::handle))
         .routes(routes!(mpc::identity::handle))
@@ -119,6 +128,7 @@ use_cases! {
     sign: Sign,
     devices: Devices,
     freezing: Freezing,
+    two_factor: TwoFactor,
     show: Show,
     identity: ShowIdentity,
 }

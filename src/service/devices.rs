@@ -9,6 +9,7 @@ use std::sync::Arc;
 use countersign_mpc::owner_proof::{Enrolment, MAX_ENROLMENT, PublicKey};
 
 use super::Error;
+use super::second_factor::{SecondFactor, Terms};
 use super::show::owned_profile;
 use super::steps::Steps;
 use crate::clock::{self, Timestamp};
@@ -16,15 +17,18 @@ use crate::domain::{
     DeviceKeyId, DeviceName, IdempotencyKey, ProfileId, RateClass, RateSubject, SessionId,
 };
 use crate::gate::rates::Metering;
+use crate::gate::two_factor::{Grant, Need};
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
 use crate::sessions::lifecycle;
 use crate::store::devices::DeviceRow;
 use crate::store::idempotency::{self, Kept, Scope};
+use crate::store::profiles::ProfileRow;
 use crate::store::{
     AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Tx, devices, sessions,
 };
+use crate::two_factor::Code;
 
 const ENROL: &str = "POST /api/v1/profiles/:id/devices";
 const REVOKE: &str = "POST /api/v1/profiles/:id/devices/:keyId/revoke";
@@ -51,8 +55,10 @@ pub struct Change {
     pub profile_id: ProfileId,
     /// The request's key.
     pub idempotency_key: IdempotencyKey,
-    /// SHA-256 of the body.
+    /// SHA-256 of the body without its code.
     pub body_hash: [u8; 32],
+    /// A code of the second factor, if one came.
+    pub code: Option<Code>,
     /// What is told how many more there may be.
     pub meter: Meter,
 }
@@ -62,13 +68,23 @@ pub struct Devices {
     steps: Arc<Steps>,
     /// Seconds before a new device may act.
     cooling_off: i64,
+    /// Whether who enrols one has a second factor, or need not.
+    enrolment: Need,
 }
 
 impl Devices {
     /// The use case over its parts.
     #[must_use]
-    pub const fn new(steps: Arc<Steps>, cooling_off: i64) -> Self {
-        Self { steps, cooling_off }
+    pub const fn new(steps: Arc<Steps>, cooling_off: i64, terms: &Terms) -> Self {
+        Self {
+            steps,
+            cooling_off,
+            enrolment: if terms.required {
+                Need::Always
+            } else {
+                Need::IfActive
+            },
+        }
     }
 
     /// The devices of the owner of a profile: those that stand, then the last revoked ones.
@@ -94,12 +110,17 @@ impl Devices {
         change: Change,
         presented: Presented,
     ) -> Result<DeviceRow, Error> {
-        if let Some(earlier) = self.earlier(&owner, &change, ENROL).await? {
-            return Ok(earlier);
-        }
+        let profile = match self.earlier(&owner, &change, ENROL).await? {
+            Found::Earlier(earlier) => return Ok(earlier),
+            Found::New(profile) => profile,
+        };
         self.check(&owner, &change, &presented)?;
         let metering = self.metering(&change);
+        let factor = self.steps.presented(&profile, change.code.as_ref());
+        let factor = factor.await?;
         let operation = Enrol {
+            factor,
+            need: self.enrolment,
             owner,
             proof,
             change,
@@ -107,7 +128,8 @@ impl Devices {
             cooling_off: self.cooling_off,
             metering,
         };
-        self.steps.store.commit(operation).await?.into_inner()
+        let tally = operation.factor.tally();
+        self.steps.commit_with(tally, operation).await
     }
 
     /// Revokes a device, and gives up what it had begun.
@@ -121,24 +143,28 @@ impl Devices {
         change: Change,
         device: Option<DeviceKeyId>,
     ) -> Result<DeviceRow, Error> {
-        if let Some(earlier) = self.earlier(&owner, &change, REVOKE).await? {
+        let profile = match self.earlier(&owner, &change, REVOKE).await? {
             // The route's device is not part of the body that the key is bound to.
-            return if Some(&earlier.device_key_id) == device.as_ref() {
-                Ok(earlier)
-            } else {
-                Err(Error::IdempotencyMismatch)
-            };
-        }
+            Found::Earlier(earlier) if Some(&earlier.device_key_id) == device.as_ref() => {
+                return Ok(earlier);
+            }
+            Found::Earlier(_) => return Err(Error::IdempotencyMismatch),
+            Found::New(profile) => profile,
+        };
         let device = device.ok_or(Error::DeviceNotFound)?;
         let metering = self.metering(&change);
+        let factor = self.steps.presented(&profile, change.code.as_ref());
+        let factor = factor.await?;
         let operation = Revoke {
+            factor,
             owner,
             proof,
             change,
             device,
             metering,
         };
-        let (revoked, sessions) = self.steps.store.commit(operation).await?.into_inner()?;
+        let tally = operation.factor.tally();
+        let (revoked, sessions) = self.steps.commit_with(tally, operation).await?;
         for session in sessions {
             self.steps.custody.forget(session);
         }
@@ -151,25 +177,25 @@ impl Devices {
         Metering::new(&self.steps.limits, class, subject, meter)
     }
 
-    /// What the same request made before; the profile is the owner's.
+    /// What the same request made before, or the profile it goes through, which is the owner's.
     async fn earlier(
         &self,
         owner: &Owner,
         change: &Change,
         route: &'static str,
-    ) -> Result<Option<DeviceRow>, Error> {
+    ) -> Result<Found, Error> {
         let mut reader = self.steps.store.reader().await?;
-        owned_profile(&mut reader, owner, change.profile_id).await?;
+        let profile = owned_profile(&mut reader, owner, change.profile_id).await?;
         let scope = scope(owner, route, &change.idempotency_key);
         let Some(earlier) = idempotency::find(&mut reader, &scope).await? else {
-            return Ok(None);
+            return Ok(Found::New(Box::new(profile)));
         };
         if earlier.body_hash != change.body_hash {
             return Err(Error::IdempotencyMismatch);
         }
         let id = DeviceKeyId::parse(&earlier.resource_id).map_err(|_| Error::Internal)?;
         let device = devices::find(&mut reader, owner.tenant(), &id).await?;
-        device.map(Some).ok_or(Error::Internal)
+        device.map(Found::Earlier).ok_or(Error::Internal)
     }
 
     /// Whether the new device holds its key and wants to be enrolled here, now.
@@ -197,6 +223,14 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+/// Whether a request is a repeated one.
+enum Found {
+    /// What the first one made.
+    Earlier(DeviceRow),
+    /// It is the first one, for this profile.
+    New(Box<ProfileRow>),
 }
 
 fn scope<'a>(owner: &'a Owner, route: &'static str, key: &'a IdempotencyKey) -> Scope<'a> {
@@ -255,6 +289,8 @@ async fn remember(
 
 /// Enrols a device, which may act once its cooling-off is over.
 struct Enrol {
+    factor: SecondFactor,
+    need: Need,
     owner: Owner,
     proof: RequestProof,
     change: Change,
@@ -284,6 +320,11 @@ impl Operation for Enrol {
         let devices = look_again(tx, &self.owner, &self.change, ENROL).await;
         let devices = devices.map_err(CommitError::Refused)?;
         self.metering.take(tx).await?;
+        let of = (&self.owner, self.change.profile_id);
+        let grant = match self.factor.check_of_owner(tx, of, self.need).await? {
+            Ok(grant) => grant,
+            Err(refused) => return Ok((Err(refused.error), refused.record)),
+        };
         let device = match self.enrol(tx, &devices).await {
             Ok(device) => device,
             Err(error) => return refused(&self.change, error),
@@ -291,11 +332,12 @@ impl Operation for Enrol {
         let record = AuditRecord::done(AuditEvent::DeviceEnrolled)
             .profile(self.change.profile_id)
             .detail(format!(
-                "device {} {} by {} active from {}",
+                "device {} {} by {} active from {}{}",
                 device.device_key_id,
                 device.public_key.algorithm().as_str(),
                 self.owner.device_key_id(),
-                device.active_at.as_seconds()
+                device.active_at.as_seconds(),
+                grant.as_ref().map(Grant::detail).unwrap_or_default()
             ));
         Ok((Ok(device), record))
     }
@@ -334,6 +376,7 @@ impl Enrol {
 
 /// Revokes a device and gives up its open sessions.
 struct Revoke {
+    factor: SecondFactor,
     owner: Owner,
     proof: RequestProof,
     change: Change,
@@ -362,8 +405,14 @@ impl Operation for Revoke {
         let devices = look_again(tx, &self.owner, &self.change, REVOKE).await;
         let devices = devices.map_err(CommitError::Refused)?;
         // SECURITY: whoever uses up the rate, with a stolen device and made-up key ids, keeps no owner from revoking it.
+        let mut grant = None;
         if devices.iter().any(|one| one.device_key_id == self.device) {
             self.metering.note(tx).await?;
+            let of = (&self.owner, self.change.profile_id);
+            grant = match self.factor.check_of_owner(tx, of, Need::IfActive).await? {
+                Ok(grant) => grant,
+                Err(refused) => return Ok((Err(refused.error), refused.record)),
+            };
         } else {
             self.metering.take(tx).await?;
         }
@@ -374,9 +423,10 @@ impl Operation for Revoke {
         let record = AuditRecord::done(AuditEvent::DeviceRevoked)
             .profile(self.change.profile_id)
             .detail(format!(
-                "device {} by {}, {} sessions given up",
+                "device {} by {}{}, {} sessions given up",
                 device.device_key_id,
                 self.owner.device_key_id(),
+                grant.as_ref().map(Grant::detail).unwrap_or_default(),
                 sessions.len()
             ));
         Ok((Ok((device, sessions)), record))

@@ -1,6 +1,6 @@
 //! What a use case may answer instead of a result. Every variant is a stable code for clients.
 
-use crate::domain::{FreezeScope, InstanceId};
+use crate::domain::{FreezeScope, InstanceId, ProfileId};
 use crate::gate::NotPermitted;
 use crate::gate::rates::NotCounted;
 use crate::gate::spends::NotReserved;
@@ -37,6 +37,21 @@ pub enum Error {
     /// The devices of the owner do not allow it.
     #[error("{0}")]
     DeviceConflict(&'static str),
+    /// The enrolment does not exist, is another wallet's, or is past its time.
+    #[error("no such enrolment")]
+    EnrolmentNotFound,
+    /// A second factor is needed, and none came; of another wallet of the owner, if one is named.
+    #[error("a code of the second factor is needed")]
+    TwoFactorRequired(Option<ProfileId>),
+    /// The second factor is wrong, of another time, or was used before.
+    #[error("the code of the second factor does not hold")]
+    TwoFactorInvalid,
+    /// There were too many wrong ones; seconds to wait.
+    #[error("too many codes of the second factor were wrong")]
+    TwoFactorLocked(u32),
+    /// The wallet has no second factor.
+    #[error("this needs a second factor, and the wallet has none")]
+    TwoFactorNotEnrolled,
     /// The session does not exist, or belongs to somebody else.
     #[error("no such session")]
     SessionNotFound,
@@ -52,9 +67,6 @@ pub enum Error {
     /// Too many requests of this kind were made lately.
     #[error("too many {}", .0.rate.class.requests())]
     RateLimited(Exceeded),
-    /// Only with a second factor.
-    #[error("{0}")]
-    TwoFactorRequired(&'static str),
     /// What operators commanded is not carried out; says why.
     #[error("{0}")]
     CommandRefused(String),

@@ -150,9 +150,7 @@ impl Freezing {
     ) -> Result<Infallible, Error> {
         let mut reader = self.store.reader().await?;
         owned_profile(&mut reader, owner, profile).await?;
-        Err(Error::TwoFactorRequired(
-            "lifting a freeze takes a second factor, which there is none of yet: ask the operators",
-        ))
+        Err(Error::TwoFactorRequired(None))
     }
 
     /// Carries out what enough operators have signed; what that was.

@@ -68,6 +68,16 @@ pub enum AuditEvent {
     Unfrozen,
     /// Rules that operators signed took effect at an instance.
     RulesActivated,
+    /// The enrolment of a second factor was begun.
+    TwoFactorBegun,
+    /// The first code of an enrolment came.
+    TwoFactorActivated,
+    /// An enrolment was given up before its time.
+    TwoFactorCancelled,
+    /// A second factor was wrong, or was not looked at because of wrong ones before it.
+    TwoFactorWrong,
+    /// A second factor was wrong once too often: for a while none is taken.
+    TwoFactorLocked,
 }
 
 impl AuditEvent {
@@ -104,6 +114,11 @@ impl AuditEvent {
             Self::Frozen => "frozen",
             Self::Unfrozen => "unfrozen",
             Self::RulesActivated => "rules_activated",
+            Self::TwoFactorBegun => "two_factor_begun",
+            Self::TwoFactorActivated => "two_factor_activated",
+            Self::TwoFactorCancelled => "two_factor_cancelled",
+            Self::TwoFactorWrong => "two_factor_wrong",
+            Self::TwoFactorLocked => "two_factor_locked",
         }
     }
 }

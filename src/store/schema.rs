@@ -54,6 +54,7 @@ const MIGRATIONS: &[Migration] = migrations![
     10 "spends" "0010_spends.sql",
     11 "freezes" "0011_freezes.sql",
     12 "rules_activations" "0012_rules_activations.sql",
+    13 "two_factor" "0013_two_factor.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

@@ -64,6 +64,7 @@ mod replay_tests;
 mod retention_tests;
 mod spends_tests;
 mod states_tests;
+mod two_factor_tests;
 mod two_processes_tests;
 
 on_both_engines![

@@ -110,6 +110,30 @@ labels! {
         /// What that CA has revoked.
         Crl => "crl",
     }
+    /// What became of a second factor.
+    TwoFactorResult {
+        /// The code was right.
+        Ok => "ok",
+        /// A recovery code was right.
+        Recovery => "recovery",
+        /// It was wrong, of another time, or used before.
+        Wrong => "wrong",
+        /// It was not looked at, because of wrong ones before it.
+        Locked => "locked",
+        /// None came, and one was needed.
+        Required => "required",
+        /// One was needed, and the wallet has none.
+        NotEnrolled => "not_enrolled",
+    }
+    /// A change of a wallet's second factor.
+    Enrolment {
+        /// Asked for.
+        Begun => "begun",
+        /// Its first code came.
+        Activated => "activated",
+        /// Given up.
+        Cancelled => "cancelled",
+    }
     /// How a reload of certificates or of rules ended.
     Reload {
         /// The new files are in use.
@@ -306,6 +330,10 @@ metrics! {
     throttled: IntCounterVec = "countersign_requests_throttled_total" ["listener", "reason"];
     /// Requests refused because a profile or an owner made too many of their kind.
     rate_exceeded: IntCounterVec = "countersign_rate_limit_exceeded_total" ["class"];
+    /// Second factors, by what became of them: many wrong ones mean that somebody guesses.
+    two_factor: IntCounterVec = "countersign_two_factor_total" ["result"];
+    /// Changes of wallets' second factors.
+    two_factor_enrolments: IntCounterVec = "countersign_two_factor_enrolments_total" ["change"];
     /// Reloads of the limits' file.
     limits_reloads: IntCounterVec = "countersign_limits_reloads_total" ["result"];
 }
@@ -494,6 +522,18 @@ impl Metrics {
     pub fn rate_exceeded(&self, class: RateClass) {
         self.rate_exceeded
             .with_label_values(&[class.as_str()])
+            .inc();
+    }
+
+    /// Something became of a second factor.
+    pub fn two_factor(&self, result: TwoFactorResult) {
+        self.two_factor.with_label_values(&[result.as_str()]).inc();
+    }
+
+    /// The second factor of a wallet changed.
+    pub fn two_factor_enrolment(&self, change: Enrolment) {
+        self.two_factor_enrolments
+            .with_label_values(&[change.as_str()])
             .inc();
     }
 

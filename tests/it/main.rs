@@ -61,3 +61,4 @@ mod sessions;
 mod spending;
 mod store_faults;
 mod support;
+mod two_factor;

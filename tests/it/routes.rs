@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::bad_input::state;
 use crate::devices::copy_of;
+use crate::support::authenticator::{Authenticator, begin};
 use crate::support::outside::{curl, issued};
 use crate::support::signing::{fresh_key, json_of, refusal, transaction};
 use crate::support::wallet::profile;
@@ -99,6 +100,8 @@ struct Sampler<'a> {
     /// A new device, and what it asks for.
     device: String,
     asked: Value,
+    /// A second factor that waits for its first code.
+    factor: Authenticator,
 }
 
 impl Sampler<'_> {
@@ -131,6 +134,12 @@ impl Sampler<'_> {
             // Whoever may do this does it with a certificate alone: these do nothing.
             "placeFreeze" => json!({"scope": "tenant", "subject": "nobody", "reason": "a test"}),
             "carryOut" => json!({"command": "nothing", "approvals": []}),
+            "enrolTwoFactor" => json!({"clientShare": {"share": "mw1.tf1.k.x"}}),
+            "activateTwoFactor" => {
+                let code = self.factor.code(0);
+                json!({"enrolmentId": self.factor.enrolment, "twoFactorCode": code})
+            }
+            "cancelTwoFactor" => json!({"enrolmentId": self.factor.enrolment}),
             "sign" => json!({"sessionId": self.session, "restart": true}),
             other => panic!("add a body for {other} here: a request of the owner that is in order"),
         }
@@ -197,6 +206,8 @@ async fn with_every_role(node: &Node) -> Appliance {
         let san = format!("spiffe://countersign.test/every/{role}");
         write!(config, "\n[[client]]\nsan = \"{san}\"\nrole = \"{role}\"\n").unwrap();
     }
+    // A new second factor waits, so that what comes after it in the list needs no code.
+    let config = config.replace("cooling_off = \"0s\"", "cooling_off = \"72h\"");
     fs::write(file, config).unwrap();
     appliance.serve().await;
     appliance
@@ -350,6 +361,7 @@ async fn a32_every_route_refuses_who_has_no_business_there() {
             session: signing.prepared.session_id.clone(),
             device: new.device().thumbprint(),
             asked: json!(devices::ask(&new, &appliance.client, "new").unwrap()),
+            factor: begin(&appliance, &owner, None).await,
             keygen_session: appliance.database().value(&format!(
                 "SELECT session_id FROM sessions WHERE kind = 'keygen' AND profile_id = '{}'",
                 profile(&owner)

@@ -2,6 +2,7 @@
 
 pub(crate) mod appliance;
 pub(crate) mod attacker;
+pub(crate) mod authenticator;
 pub(crate) mod database;
 pub(crate) mod engine;
 pub(crate) mod fault;

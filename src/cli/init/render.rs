@@ -174,7 +174,10 @@ fn config_toml(plan: &Plan, environment: &Environment, roots: &[[u8; 65]]) -> St
     if environment.kind == EnvironmentKind::Development {
         append(
             &mut text,
-            format_args!("\n[devices]\n# A new device may act at once.\ncooling_off_hours = 0\n"),
+            format_args!(
+                "\n[devices]\n# A new device may act at once.\ncooling_off_hours = 0\n\
+                 \n[two_factor]\n# A new second factor counts at once.\ncooling_off = \"0s\"\n"
+            ),
         );
     }
     for Client { san, role } in clients(plan) {

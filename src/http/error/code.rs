@@ -66,8 +66,12 @@ codes! {
     SignatureInvalid => UNAUTHORIZED, [Never];
     /// The very same signed request was here before: signed anew, it gets its answer.
     SignatureReplayed => UNAUTHORIZED, [Same];
-    /// This takes a second factor.
+    /// A code of the second factor is needed: the same request with `twoFactorCode`. Nothing was used up.
     TwoFactorRequired => UNAUTHORIZED, [Never];
+    /// The code is wrong, of another time, or was used before: the same request with another one.
+    TwoFactorInvalid => UNAUTHORIZED, [Never];
+    /// This needs a second factor, and the wallet has none.
+    TwoFactorNotEnrolled => FORBIDDEN, [Never];
     /// The device was enrolled lately and may not act yet.
     DevicePending => FORBIDDEN, [Never];
     /// The client certificate is valid but has no access here.
@@ -108,6 +112,8 @@ codes! {
     IdempotencyMismatch => UNPROCESSABLE_ENTITY, [Never];
     /// Too many requests in a short time.
     RateLimitExceeded => TOO_MANY_REQUESTS, [Same];
+    /// Too many codes were wrong: for a while none is looked at, right or wrong.
+    TwoFactorLocked => TOO_MANY_REQUESTS, [Same];
     /// A protocol round failed.
     MpcSigningFailed => INTERNAL_SERVER_ERROR, [Restart];
     /// The HSM or the signing engine cannot be reached.

@@ -58,11 +58,24 @@ macro_rules! words {
     )+};
 }
 
+/// A wallet without a second factor.
+pub const NONE: &str = "none";
+/// A second factor whose first code has not come.
+pub const PENDING: &str = "pending";
+/// A second factor that will count.
+pub const COOLING_OFF: &str = "cooling-off";
+/// The second factor that counts.
+pub const ACTIVE: &str = "active";
+
 words! {
     /// Where a profile stands: only an active one has an address to fund.
     ProfileStatus: ProfileState::ALL.iter().map(|state| state.as_str());
     /// What a key may be used for.
     KeyUse: Key::NAMES;
+    /// Where a second factor stands: one that waits for its first code, one that waits for its time, and the one that counts.
+    EnrolmentStatus: [PENDING, COOLING_OFF, ACTIVE];
+    /// Where the second factor of a wallet stands.
+    TwoFactorStatus: [NONE, PENDING, COOLING_OFF, ACTIVE];
     /// Where a device stands: a pending one may act later, a revoked one never again.
     DeviceStatus: ["pending", "active", "revoked"];
     /// How much a freeze stops.
@@ -137,6 +150,10 @@ texts! {
     FreezeId: 36..=36, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
     /// A policy decision: a UUID, in lower case.
     DecisionId: 36..=36, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+    /// An enrolment of a second factor: a UUID, in lower case.
+    EnrolmentId: 36..=36, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+    /// A second factor: the six digits that the authenticator shows, or a recovery code.
+    TwoFactorCode: 6..=19, "^([0-9]{6}|[0-9A-Za-z]{4}(-[0-9A-Za-z]{4}){3})$";
     /// Chosen by the client, fresh for each new request; the same request may be sent again with the same key.
     IdempotencyKey: 16..=64, "^[A-Za-z0-9_-]{16,64}$";
     /// A device key: the RFC 7638 thumbprint of its public key, base64url.
@@ -160,9 +177,9 @@ texts! {
     /// 32 bytes in hex, made for one attempt.
     ServerNonce: 64..=64, "^[0-9a-f]{64}$";
     /// A message of the wallet, sealed to the appliance (`mpc/README.md`): `mw1.<type>.<kid>.<base64url>`.
-    SealedRequest: 1..=524_288, "^mw1[.](kg1|kg2|kg3|sg1|sg2)[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]+$";
+    SealedRequest: 1..=524_288, "^mw1[.](kg1|kg2|kg3|sg1|sg2|tf1)[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]+$";
     /// A message of the appliance, sealed to the wallet: `mw1.<type>.<kid>.<base64url>`.
-    SealedAnswer: 1..=524_288, "^mw1[.](kg1|kg2|kg3|sg1|sg2)[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]+$";
+    SealedAnswer: 1..=524_288, "^mw1[.](kg1|kg2|kg3|sg1|sg2|tf1)[.][A-Za-z0-9_-]{1,64}[.][A-Za-z0-9_-]+$";
     /// A time: RFC 3339, UTC.
     Time: 20..=35, "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?Z$";
 }

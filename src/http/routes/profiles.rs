@@ -6,4 +6,5 @@ pub(super) mod freeze;
 pub(super) mod prepare_transaction;
 pub(super) mod show;
 pub(super) mod transactions;
+pub(super) mod two_factor;
 pub(super) mod unfreeze;

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::Device;
 use crate::domain::{DeviceName, ProfileId};
+use crate::http::code::SecretCode;
 use crate::http::error::{ApiError, Code};
 use crate::http::extract::{Owned, PathId};
 use crate::http::openapi::{header, text};
@@ -33,6 +34,9 @@ pub(crate) struct Request {
     #[schema(min_length = 1, max_length = 64)]
     name: String,
     proof: Proof,
+    /// Needed when the owner has a second factor.
+    #[schema(value_type = Option<text::TwoFactorCode>)]
+    two_factor_code: Option<SecretCode>,
 }
 
 /// The new device's signature over its statement (`mpc/README.md`).
@@ -62,7 +66,8 @@ struct Proof {
 /// Enrols a device, which speaks for the owner once its cooling-off is over.
 ///
 /// Signed by a device that is enrolled already. Any enrolled device can revoke the new one, also before it may act.
-/// A key that was enrolled once, here or for somebody else, is not enrolled again. Body limit: 32 KiB.
+/// A key that was enrolled once, here or for somebody else, is not enrolled again. When a wallet of the owner has a second
+/// factor, it takes a code of the one that has had it longest, and the request goes through that wallet. Body limit: 32 KiB.
 #[utoipa::path(
     post,
     path = "/api/v1/profiles/{id}/devices",
@@ -77,18 +82,21 @@ struct Proof {
     responses((status = 201, description = "The device.", body = Device)),
     extensions(("x-errors" = json!([
         Code::ProfileNotFound, Code::DeviceConflict, Code::SessionStateConflict, Code::IdempotencyMismatch,
+        Code::TwoFactorRequired, Code::TwoFactorInvalid, Code::TwoFactorNotEnrolled, Code::TwoFactorLocked,
+        Code::DuoNodeUnavailable,
     ]))),
 )]
 pub(crate) async fn handle(
     State(service): State<Arc<Devices>>,
     Extension(meter): Extension<Meter>,
     PathId(id): PathId,
-    owned: Owned<Request, SMALL>,
+    mut owned: Owned<Request, SMALL>,
 ) -> Result<(StatusCode, Json<Device>), ApiError> {
     let change = Change {
         profile_id: ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?,
         idempotency_key: owned.required_key()?,
         body_hash: owned.body_hash,
+        code: SecretCode::read(owned.value.two_factor_code.take())?,
         meter,
     };
     let presented = presented(&owned.value)?;
