@@ -7,7 +7,7 @@ pub mod create_profile;
 pub mod denial;
 pub mod devices;
 pub mod error;
-pub(crate) mod facts;
+pub mod facts;
 pub mod freeze;
 pub mod housekeeping;
 pub mod identity_document;

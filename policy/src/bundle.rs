@@ -8,6 +8,7 @@ use cedar_policy::{
 use countersign_mpc::lp::Lp;
 
 use crate::decide::Names;
+use crate::prepared::{self, Prepared};
 use crate::problem::{Problem, Refused, line_of};
 
 const SCHEMA: &str = include_str!("../../policies/schema.cedarschema");
@@ -57,7 +58,8 @@ pub struct Rule {
 /// Rules that were checked and can be asked.
 pub struct Bundle {
     pub(crate) schema: Schema,
-    pub(crate) policies: PolicySet,
+    /// The rules as they are asked, and what they ask of that is always the same.
+    pub(crate) prepared: Prepared,
     pub(crate) rules: BTreeMap<String, Rule>,
     pub(crate) authorizer: Authorizer,
     pub(crate) names: Names,
@@ -103,10 +105,12 @@ impl Bundle {
         if !reading.problems.is_empty() {
             return Err(Refused(reading.problems));
         }
+        let prepared = prepared::prepare(&reading.policies, &schema)
+            .map_err(|problem| Refused(vec![problem]))?;
         let names = Names::new().map_err(|problem| Refused(vec![problem]))?;
         Ok(Self {
             schema,
-            policies: reading.policies,
+            prepared,
             rules: reading.rules,
             authorizer: Authorizer::new(),
             names,

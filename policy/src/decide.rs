@@ -131,9 +131,10 @@ impl Bundle {
         let Ok((request, entities)) = self.question(facts, second_factor) else {
             return Verdict::denied(Reason::Evaluation, vec![NOT_ASKED.to_owned()]);
         };
-        let answer = self
-            .authorizer
-            .is_authorized(&request, &self.policies, &entities);
+        let Some(about) = self.prepared.by_action.get(facts.asked.action()) else {
+            return Verdict::denied(Reason::Evaluation, vec![NOT_ASKED.to_owned()]);
+        };
+        let answer = self.authorizer.is_authorized(&request, about, &entities);
         let diagnostics = answer.diagnostics();
         let deciding: BTreeSet<String> = diagnostics.reason().map(ToString::to_string).collect();
         let deciding: Vec<String> = deciding.into_iter().collect();
@@ -187,8 +188,10 @@ impl Bundle {
             Entity::new(device.clone(), of_device, parents).map_err(|_| NotAsked)?,
             Entity::new(profile.clone(), of_profile, HashSet::new()).map_err(|_| NotAsked)?,
         ];
-        let entities =
-            Entities::from_entities(entities, Some(&self.schema)).map_err(|_| NotAsked)?;
+        let always = self.prepared.entities.clone();
+        let entities = always
+            .add_entities(entities, Some(&self.schema))
+            .map_err(|_| NotAsked)?;
         let action = uid(&names.action, facts.asked.action());
         let context = context(facts, second_factor)?;
         let request = Request::new(device, action, profile, context, Some(&self.schema))

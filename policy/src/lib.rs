@@ -13,6 +13,7 @@ mod bundle;
 mod decide;
 mod facts;
 mod matrix;
+mod prepared;
 mod problem;
 
 pub use bundle::{Bundle, Rule, Source};

@@ -4,6 +4,7 @@
     clippy::panic,
     reason = "tests"
 )]
+use cedar_policy::{PolicyId, PolicySet};
 use proptest::prelude::*;
 
 use crate::matrix::{KNOWN, OTHER_KIND, UNKNOWN, facts, transaction};
@@ -47,8 +48,35 @@ fn decided(bundle: &Bundle, facts: &Facts) -> (Option<Reason>, Vec<String>) {
     (denied, rules)
 }
 
+/// The same rules, evaluated as their authors wrote them.
+fn as_written(text: &str) -> Bundle {
+    let mut bundle = bundle(text);
+    let guardrails = include_str!("../../policies/guardrails.cedar");
+    let mut written = PolicySet::new();
+    for file in [guardrails, text] {
+        let parsed: PolicySet = file.parse().unwrap();
+        for policy in parsed.policies() {
+            let id = PolicyId::new(policy.annotation("id").unwrap());
+            written.add(policy.new_id(id)).unwrap();
+        }
+    }
+    let by_action = bundle.prepared.by_action.values_mut();
+    by_action.for_each(|rules| *rules = written.clone());
+    bundle
+}
+
 fn ids(rules: &[&str]) -> Vec<String> {
     rules.iter().map(|&id| id.to_owned()).collect()
+}
+
+#[test]
+fn the_schema_has_no_groups_of_actions() {
+    let bundle = Bundle::builtin().unwrap();
+    assert_eq!(bundle.schema.action_groups().count(), 0);
+    assert_eq!(
+        bundle.schema.actions().count(),
+        bundle.prepared.by_action.len()
+    );
 }
 
 #[test]
@@ -371,4 +399,49 @@ proptest! {
         let expected = (name != "owner").then_some(Reason::Owner);
         prop_assert_eq!(bundle.decide(&facts).denied, expected);
     }
+
+    #[test]
+    fn lists_that_are_made_once_decide_as_if_they_were_written_out(
+        rules in proptest::collection::vec((any::<bool>(), 0..6_usize, address_list(), address_list()), 1..8),
+        of_payment in (address_list(), address_list()),
+        prepare: bool,
+    ) {
+        let mut text = String::new();
+        for (number, (forbids, how, one, other)) in rules.into_iter().enumerate() {
+            let word = if forbids { "forbid" } else { "permit" };
+            let (one, other) = (written(&one), written(&other));
+            let condition = match how {
+                0 => format!("[{one}].containsAll(context.transaction.recipients)"),
+                1 => format!("[{one}].containsAny(context.transaction.tokens)"),
+                2 => format!("[{one}].contains(context.transaction.to) && ![{other}].containsAny(context.transaction.recipients)"),
+                3 => format!("(if [{one}].contains(context.transaction.to) then [{other}] else [{one}]) == context.transaction.recipients"),
+                4 => format!("[{one}, context.transaction.to].containsAll(context.transaction.recipients)"),
+                _ => format!("context.transaction.recipients.containsAny([{one}]) || [{one}] == [{other}]"),
+            };
+            let scope = match number % 3 {
+                0 => "(principal, action in [Action::\"prepare-transaction\", Action::\"sign-transaction\"], resource)",
+                1 => "(principal, action == Action::\"prepare-transaction\", resource)",
+                _ => "(principal, action == Action::\"sign-transaction\", resource)",
+            };
+            text.push_str(&format!("@id(\"r{number}\") {word} {scope} when {{ {condition} }};\n"));
+        }
+        let (recipients, tokens) = of_payment;
+        let mut content = transaction(KNOWN, &["native-transfer"], false, false);
+        content.to = recipients[0].clone();
+        content.recipients = recipients.into_iter().collect();
+        content.tokens = tokens.into_iter().collect();
+        let asked = if prepare { Asked::PrepareTransaction } else { Asked::SignTransaction };
+        let facts = facts(true, asked(Box::new(content)));
+        let (made, written) = (bundle(&text), as_written(&text));
+        prop_assert_eq!(decided(&made, &facts), decided(&written, &facts), "{}", text);
+    }
+}
+
+fn address_list() -> impl Strategy<Value = Vec<String>> {
+    proptest::collection::vec((0..5_u8).prop_map(|n| format!("0x{n:040x}")), 1..4)
+}
+
+fn written(list: &[String]) -> String {
+    let quoted: Vec<String> = list.iter().map(|text| format!("{text:?}")).collect();
+    quoted.join(", ")
 }

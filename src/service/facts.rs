@@ -88,7 +88,8 @@ pub(crate) fn of_chain(chains: &Chains, kind: EnvironmentKind, chain_id: u64) ->
 }
 
 /// What a transaction would do.
-pub(crate) fn of_transaction(
+#[must_use]
+pub fn of_transaction(
     chain: ChainFacts,
     to: Option<Address>,
     value: U256,

@@ -1,6 +1,7 @@
-//! CPU of one decision, from facts to verdict with the facts' hash, and of loading rules.
+//! CPU of one decision: the content of a transaction decoded, Cedar asked, the decision's row made, and what it would
+//! claim of the spending limits; and of loading rules. What the database does is in `store`.
 //!
-//! `cargo bench -p countersign-policy [-- DECISIONS]`. Linux only: the thread's time on the CPU comes from
+//! `cargo bench --bench decision [-- DECISIONS]`. Linux only: the thread's time on the CPU comes from
 //! `/proc/thread-self/schedstat`, so other load on the machine disturbs the figures little.
 #![expect(
     clippy::unwrap_used,
@@ -9,15 +10,23 @@
     reason = "a program for people that prints its result"
 )]
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use countersign_policy::{
-    Asked, Bundle, ChainFacts, DeviceFacts, Facts, ProfileFacts, Source, TransactionFacts,
+use alloy_primitives::{Address, Bytes, U256, address, hex};
+use countersign::chain::{Fees, Terms, TransactionRequest, Unsigned1559};
+use countersign::clock;
+use countersign::domain::{ProfileId, TenantId};
+use countersign::gate;
+use countersign::limits::SpendLimit;
+use countersign::limits::spend::{Asset, Payer, Per, claims};
+use countersign::policy::{
+    Asked, Bundle, ChainFacts, DeviceFacts, Facts, Policy, ProfileFacts, Source,
 };
+use countersign::service::{facts, spends};
 
 /// Decisions that are timed together: the clock's resolution does not show then.
 const BATCH: u64 = 50;
+const TOKEN: Address = address!("dac17f958d2ee523a2206206994597c13d831ec7");
 
 fn main() {
     let decisions: u64 = std::env::args()
@@ -35,14 +44,14 @@ fn main() {
     };
     let builtin = Bundle::builtin().unwrap();
     let many = Bundle::compile("1", std::slice::from_ref(&source)).unwrap();
-    for (name, bundle) in [("the built-in rules", &builtin), ("many rules", &many)] {
+    let limits = limits();
+    for (name, bundle) in [("the built-in rules", builtin), ("many rules", many)] {
         let rules = bundle.rules().count();
-        assert!(bundle.decide(&payment).denied.is_none());
+        let policy = Policy::new(bundle);
         let times = (0..decisions / BATCH).map(|_| {
             let start = cpu_time();
             for _ in 0..BATCH {
-                assert!(bundle.decide(&payment).denied.is_none());
-                assert_ne!(payment.hash(), [0; 32]);
+                decide(&policy, &limits, &payment);
             }
             (cpu_time() - start) / BATCH
         });
@@ -115,33 +124,63 @@ fn rule(text: &mut String, number: u32) {
     .unwrap();
 }
 
-fn payment() -> Facts {
-    let set = |names: &[&str]| -> BTreeSet<String> {
-        names.iter().map(|&name| name.to_owned()).collect()
+/// USDT, to the last address of the list of the last rule that has one: all before it are looked at in vain.
+fn payment() -> Unsigned1559 {
+    let recipient = format!("{:064x}", 192 * 16 + 9);
+    let data = format!("a9059cbb{recipient}{:064x}", 1_000_000);
+    let request = TransactionRequest {
+        chain_id: 1,
+        to: TOKEN,
+        value: U256::ZERO,
+        data: Bytes::from(hex::decode(data).unwrap()),
+        gas: None,
+        max_fee_per_gas: None,
+        max_priority_fee_per_gas: None,
     };
-    let transaction = TransactionFacts {
-        chain: ChainFacts {
-            id: 1,
-            configured: true,
-            fits_environment: true,
+    let terms = Terms {
+        gas: 60_000,
+        fees: Fees {
+            max_fee_per_gas: 30_000_000_000,
+            max_priority_fee_per_gas: 1_000_000_000,
         },
-        to: "0xdac17f958d2ee523a2206206994597c13d831ec7".to_owned(),
-        value_gwei: 0,
-        inner_value_gwei: 0,
-        kinds: set(&["erc20-transfer"]),
-        contracts: set(&["0xdac17f958d2ee523a2206206994597c13d831ec7"]),
-        selectors: set(&["0xa9059cbb"]),
-        tokens: set(&["0xdac17f958d2ee523a2206206994597c13d831ec7"]),
-        // Of the list of the last rule that has one: all before it are looked at in vain.
-        recipients: set(&[&format!("0x{:040x}", 192 * 16 + 9)]),
-        spenders: set(&[]),
-        sources: set(&[]),
-        unlimited_approval: false,
-        delegatecall: false,
-        calls: 1,
     };
-    Facts {
-        asked: Asked::PrepareTransaction(Box::new(transaction)),
+    Unsigned1559::new(&request, 7, terms).unwrap()
+}
+
+/// Twenty limits, half of them of the token that is paid.
+fn limits() -> Vec<SpendLimit> {
+    let per = [
+        Per::Profile,
+        Per::Recipient,
+        Per::Tenant,
+        Per::Environment,
+        Per::Transaction,
+    ];
+    let limit = |(number, per): (u32, Per)| SpendLimit {
+        name: format!("limit-{number}"),
+        asset: Asset {
+            chain: 1,
+            token: number.is_multiple_of(2).then_some(TOKEN.into()),
+        },
+        per,
+        amount: U256::from(1_000_000_000_u64),
+        seconds: 3600 * (number + 1),
+    };
+    (0..20).zip(per.into_iter().cycle()).map(limit).collect()
+}
+
+fn decide(policy: &Policy, limits: &[SpendLimit], payment: &Unsigned1559) {
+    let chain = ChainFacts {
+        id: 1,
+        configured: true,
+        fits_environment: true,
+    };
+    let (to, data) = (payment.to(), payment.data());
+    let content = facts::of_transaction(chain, Some(to), payment.value(), data);
+    let profile = ProfileId::generate();
+    let tenant: TenantId = TenantId::parse("default").unwrap();
+    let facts = Facts {
+        asked: Asked::PrepareTransaction(Box::new(content)),
         device: DeviceFacts {
             id: "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs".to_owned(),
             owner: "0197d5f5-7a0e-7c3e-9d2a-3a2f0f9f0d11".to_owned(),
@@ -150,12 +189,17 @@ fn payment() -> Facts {
             age_seconds: 86_400,
         },
         profile: ProfileFacts {
-            id: "0197d5f5-7a0e-7c3e-9d2a-3a2f0f9f0d12".to_owned(),
+            id: profile.to_string(),
             owner: "0197d5f5-7a0e-7c3e-9d2a-3a2f0f9f0d11".to_owned(),
             tenant: "default".to_owned(),
         },
         environment: "production".to_owned(),
         at: 1_767_787_200,
         second_factor: false,
-    }
+    };
+    let expires = clock::now().plus_seconds(120);
+    assert!(gate::judge(policy, &facts, profile, expires).is_ok());
+    let spends = spends::of(limits, payment).unwrap();
+    let payer = Payer { profile, tenant };
+    assert_eq!(claims(limits, &payer, &spends).unwrap().len(), 8);
 }
