@@ -2,7 +2,9 @@
 //! replaced.
 
 use std::fs;
+use std::time::Duration;
 
+use crate::support::appliance::output_within;
 use crate::support::operators::{done, refused, sign, with_operators};
 use crate::support::{Appliance, Node, eventually};
 
@@ -74,7 +76,7 @@ fn approve(appliance: &Appliance, file: &str) {
 
 /// A start that is refused, and what it must say.
 fn does_not_start(appliance: &Appliance, expected: &str) {
-    let output = appliance.serve_command().output().unwrap();
+    let output = output_within(appliance.serve_command(), Duration::from_secs(30));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(expected), "{said}");
