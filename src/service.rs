@@ -28,5 +28,6 @@ pub mod spends;
 pub mod steps;
 pub mod turns;
 pub mod two_factor;
+pub mod unfreeze;
 
 pub use error::Error;

@@ -47,6 +47,7 @@ use crate::service::sign::Sign;
 use crate::service::steps::Steps;
 use crate::service::turns::Turns;
 use crate::service::two_factor::TwoFactor;
+use crate::service::unfreeze::Unfreezing;
 use crate::sessions::Lifetimes;
 use crate::store::Store;
 use crate::store::retention::Retention;
@@ -273,6 +274,7 @@ impl Appliance {
             devices: Arc::new(devices),
             two_factor: Arc::new(TwoFactor::new(steps, opener, terms)),
             freezing,
+            unfreezing: Arc::new(Unfreezing::new(Arc::clone(&self.steps))),
             show: Arc::new(Show::new(self.store.clone())),
             identity: Arc::new(identity),
             limits: Arc::clone(&self.steps.limits),

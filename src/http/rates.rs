@@ -17,7 +17,7 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LEFT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// The limited routes, all of them POST.
-const LIMITED: [(&str, RateClass); 5] = [
+const LIMITED: [(&str, RateClass); 6] = [
     ("/api/v1/mpc/sign", RateClass::Signing),
     ("/api/v2/profiles", RateClass::KeyOperations),
     (
@@ -25,6 +25,7 @@ const LIMITED: [(&str, RateClass); 5] = [
         RateClass::Transactions,
     ),
     ("/api/v1/profiles/{id}/devices", RateClass::KeyOperations),
+    ("/api/v1/profiles/{id}/unfreeze", RateClass::KeyOperations),
     (
         "/api/v1/profiles/{id}/devices/{keyId}/revoke",
         RateClass::KeyOperations,

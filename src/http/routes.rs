@@ -22,6 +22,7 @@ use crate::service::prepare_transaction::PrepareTransaction;
 use crate::service::show::Show;
 use crate::service::sign::Sign;
 use crate::service::two_factor::TwoFactor;
+use crate::service::unfreeze::Unfreezing;
 use crate::telemetry::metrics::Metrics;
 
 #[cfg(fuzzing)]
@@ -47,6 +48,8 @@ pub struct Api {
     pub devices: Arc<Devices>,
     /// `POST /api/v1/profiles/{id}/freeze`.
     pub freezing: Arc<Freezing>,
+    /// `POST /api/v1/profiles/{id}/unfreeze`.
+    pub unfreezing: Arc<Unfreezing>,
     /// `/api/v1/profiles/{id}/2fa`.
     pub two_factor: Arc<TwoFactor>,
     /// `GET /api/v1/mpc/identity`.
@@ -128,6 +131,7 @@ use_cases! {
     sign: Sign,
     devices: Devices,
     freezing: Freezing,
+    unfreezing: Unfreezing,
     two_factor: TwoFactor,
     show: Show,
     identity: ShowIdentity,

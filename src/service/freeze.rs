@@ -4,9 +4,9 @@
 //! operation that leads to one looks at the freezes again inside its transaction. What was signed before
 //! goes on: it is broadcast, settled and shown.
 //! Whoever may freeze does it alone. A freeze waits for its place among the operations of the database, and is not shed
-//! there; lifting one takes several operators.
+//! there; lifting one takes several operators, or of an owner's own their second
+//! factor ([`super::unfreeze`]).
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,20 +137,6 @@ impl Freezing {
         let mut standing = freezes::wide(&mut reader).await?;
         standing.extend(freezes::latest(&mut reader).await?);
         Ok(standing)
-    }
-
-    /// Refuses to lift a freeze for the owner: that takes a second factor.
-    ///
-    /// # Errors
-    /// [`Error::TwoFactorRequired`], or [`Error::ProfileNotFound`].
-    pub async fn lift_by_owner(
-        &self,
-        owner: &Owner,
-        profile: ProfileId,
-    ) -> Result<Infallible, Error> {
-        let mut reader = self.store.reader().await?;
-        owned_profile(&mut reader, owner, profile).await?;
-        Err(Error::TwoFactorRequired(None))
     }
 
     /// Carries out what enough operators have signed; what that was.

@@ -185,7 +185,9 @@ fn a40_a_configuration_that_disagrees_stops_the_start() {
     let path = site.path("env/countersignd.toml");
     let good = fs::read_to_string(&path).unwrap();
     // What production would refuse by itself.
-    let good = good.replace("cooling_off_hours = 0", "cooling_off_hours = 24").replace("\"0s\"", "\"24h\"");
+    let good = good
+        .replace("cooling_off_hours = 0", "cooling_off_hours = 24")
+        .replace("\"0s\"", "\"24h\"");
 
     let id = good
         .split("id = \"")

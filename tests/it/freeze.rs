@@ -10,6 +10,7 @@ use countersign_client::keystore::Wallet;
 use countersign_client::transport::Reply;
 use serde_json::{Value, json};
 
+use crate::support::authenticator::with_factor;
 use crate::support::operators::{CONNECT, done, refused, sign, with_operators};
 use crate::support::signing::{fresh_key, get, json_of, post, refusal, transaction};
 use crate::support::wallet::{mined, profile, send, send_and_mine, try_create};
@@ -153,7 +154,8 @@ async fn a15_a_profile_that_its_owner_freezes_between_the_rounds_signs_nothing()
 
     // The device that freezes does not lift it: whoever stole one would.
     let reply = freeze_path(&appliance, &wallet, &wallet, "unfreeze").await;
-    assert_eq!(refusal(&reply), (401, "TWO_FACTOR_REQUIRED".to_owned()));
+    let none = (403, "TWO_FACTOR_NOT_ENROLLED".to_owned());
+    assert_eq!(refusal(&reply), none);
     frozen(&prepare(&appliance, &wallet).await);
     let gauge = r#"countersign_frozen{scope="profile"}"#;
     assert!(appliance.metric(gauge).await == 1.0);
@@ -177,6 +179,7 @@ async fn a15_a_profile_that_its_owner_freezes_between_the_rounds_signs_nothing()
         text_of(&first["freezeId"])
     );
     assert!(replaced.ends_with(&instead), "{replaced}");
+    // The refusal is another event.
     let [lifted] = &events(&appliance, "unfrozen")[..] else {
         panic!("one record")
     };
@@ -466,6 +469,65 @@ async fn a37_a_gateway_that_has_used_up_its_requests_still_brings_a_freeze() {
         }
     }
     assert_eq!(last, 429);
+}
+
+/// Asks to lift the owner's freeze, with this code.
+async fn unfreeze(appliance: &Appliance, wallet: &Wallet, code: Option<&str>) -> Reply {
+    let path = format!("/api/v1/profiles/{}/unfreeze", profile(wallet));
+    let body = code.map_or(json!({}), |code| json!({"twoFactorCode": code}));
+    post(appliance, wallet, &path, &body, None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a24_an_owner_lifts_their_own_freeze_with_a_code_and_no_other_freeze() {
+    let node = Node::start().await;
+    let mut appliance = with_operators(&node);
+    appliance.serve().await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let other = wallet_of(&appliance, &node, "other").await;
+    let authenticator = with_factor(&appliance, &wallet).await;
+    let code = authenticator.code(0);
+    // Where nothing stands no code is used up.
+    let nothing = unfreeze(&appliance, &wallet, Some(&code)).await;
+    assert_eq!(json_of(&nothing)["frozen"], false, "{nothing:?}");
+    freeze::freeze(&wallet, &appliance.client).await.unwrap();
+    freeze_by_operator(&appliance, &["profile", &profile(&wallet)]);
+    let stands = "SELECT COUNT(*) FROM freezes WHERE placed_by = 'owner'";
+    for (code, expected) in [
+        (None, (401, "TWO_FACTOR_REQUIRED")),
+        (Some(authenticator.wrong()), (401, "TWO_FACTOR_INVALID")),
+        (Some("12".to_owned()), (400, "INVALID_REQUEST")),
+    ] {
+        let reply = unfreeze(&appliance, &wallet, code.as_deref()).await;
+        let (status, name) = expected;
+        assert_eq!(refusal(&reply), (status, name.to_owned()));
+    }
+    // Nobody else's code, and nobody else's device.
+    let path = format!("/api/v1/profiles/{}/unfreeze", profile(&wallet));
+    let body = json!({"twoFactorCode": code});
+    let foreign = post(&appliance, &other, &path, &body, None).await;
+    assert_eq!(refusal(&foreign), (404, "PROFILE_NOT_FOUND".to_owned()));
+    assert_eq!(appliance.database().number(stands), 1);
+
+    // The operator's stands.
+    let still = unfreeze(&appliance, &wallet, Some(&code)).await;
+    assert_eq!(json_of(&still)["frozen"], true, "{still:?}");
+    assert_eq!(appliance.database().number(stands), 0);
+    frozen(&prepare(&appliance, &wallet).await);
+    lift(&appliance, &format!("profile {}", profile(&wallet)), &[]);
+    assert_eq!(prepare(&appliance, &wallet).await.status, 200);
+    // A code that counted once does not lift the next one; a recovery code does.
+    freeze::freeze(&wallet, &appliance.client).await.unwrap();
+    let used = unfreeze(&appliance, &wallet, Some(&code)).await;
+    assert_eq!(refusal(&used), (401, "TWO_FACTOR_INVALID".to_owned()));
+    frozen(&prepare(&appliance, &wallet).await);
+    let recovery = &authenticator.recovery[0];
+    let lifted = unfreeze(&appliance, &wallet, Some(recovery)).await;
+    assert_eq!(json_of(&lifted)["frozen"], false, "{lifted:?}");
+    assert_eq!(prepare(&appliance, &wallet).await.status, 200);
+    let lifted = events(&appliance, "unfrozen").join("\n");
+    assert!(lifted.contains("with a code"), "{lifted}");
+    assert!(lifted.contains("with a recovery code, 9 left"), "{lifted}");
 }
 
 /// When a signature was told, measured by its wallet.
