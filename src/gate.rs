@@ -43,6 +43,7 @@ use crate::clock::Timestamp;
 use crate::domain::{
     ChainHead, DecisionId, FreezeScope, OperationId, OtSetup, ProfileId, TenantId,
 };
+use crate::gate::two_factor::Grant;
 use crate::policy::{Facts, Policy, Reason};
 use crate::store::decisions::{self, DecisionRow};
 use crate::store::profiles::ProfileRow;
@@ -94,6 +95,7 @@ pub fn judge(
         inputs_hash: facts.hash(),
         inputs: facts.to_text(),
         expires_at,
+        second_factor: facts.second_factor,
     };
     match verdict.denied {
         None => Ok(Allowed { decision }),
@@ -106,11 +108,19 @@ pub fn judge(
 }
 
 impl Allowed {
-    /// Records the decision and gives its id to what is done on its ground.
+    /// Records the decision and gives its id to what is done on its ground. One that was made with a second factor is
+    /// recorded only with the grant of the code that was used up for it.
     ///
     /// # Errors
-    /// [`StoreError`] when the database fails.
-    pub async fn record(&self, tx: &mut Tx<'_>) -> Result<DecisionId, StoreError> {
+    /// [`NotPermitted::NoDecision`] without that grant.
+    pub async fn record(
+        &self,
+        tx: &mut Tx<'_>,
+        grant: Option<&Grant>,
+    ) -> Result<DecisionId, NotPermitted> {
+        if self.decision.second_factor && grant.is_none() {
+            return Err(NotPermitted::NoDecision);
+        }
         decisions::insert(tx, &self.decision).await?;
         Ok(self.decision.decision_id)
     }

@@ -1,6 +1,7 @@
 //! Asking policy; and a request that it denied, which is recorded before anybody is told.
 
 use super::Error;
+use super::second_factor::SecondFactor;
 use super::steps::Steps;
 use crate::clock::Timestamp;
 use crate::domain::ProfileId;
@@ -8,7 +9,10 @@ use crate::gate::rates::Metering;
 use crate::gate::{self, Allowed, Denied};
 use crate::identity::replay::RequestProof;
 use crate::policy::{Facts, Reason};
+use crate::store::profiles::ProfileRow;
 use crate::store::{AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Tx};
+use crate::telemetry::metrics::TwoFactorResult;
+use crate::two_factor::Code;
 
 impl Steps {
     /// Judges a request by the rules in force.
@@ -30,6 +34,42 @@ impl Steps {
         judged
     }
 
+    /// Judges a request, and once more with a second factor if only that is missing and a code came: what is allowed then
+    /// is done only if the operation finds the code right.
+    ///
+    /// # Errors
+    /// The denial, and what the client is told.
+    pub async fn judge_stepping_up(
+        &self,
+        facts: &mut Facts,
+        profile: &ProfileRow,
+        expires_at: Timestamp,
+        code: Option<&Code>,
+    ) -> Result<(Allowed, Option<SecondFactor>), (Error, Option<Box<Denied>>)> {
+        let id = profile.profile_id;
+        let denied = match self.judge(facts, id, expires_at) {
+            Ok(allowed) => return Ok((allowed, None)),
+            Err(denied) if denied.reason == Reason::SecondFactor => denied,
+            Err(denied) => return Err((told(&denied), Some(denied))),
+        };
+        let Some(code) = code else {
+            let (error, result) = match self.has_factor(id).await {
+                Ok(true) => (Error::TwoFactorRequired(None), TwoFactorResult::Required),
+                Ok(false) => (Error::TwoFactorNotEnrolled, TwoFactorResult::NotEnrolled),
+                Err(error) => return Err((error, None)),
+            };
+            self.metrics.two_factor(result);
+            return Err((error, Some(denied)));
+        };
+        let factor = self.presented(profile, Some(code)).await;
+        let factor = factor.map_err(|error| (error, None))?;
+        facts.second_factor = true;
+        match self.judge(facts, id, expires_at) {
+            Ok(allowed) => Ok((allowed, Some(factor))),
+            Err(denied) => Err((told(&denied), Some(denied))),
+        }
+    }
+
     /// Records a denial with its reason and rules, and counts the request where it falls under a rate; what the client is
     /// told.
     pub async fn deny(
@@ -40,6 +80,19 @@ impl Steps {
         metering: Option<Metering>,
     ) -> Error {
         let told = told(&denied);
+        let of = (proof, profile_id);
+        self.deny_with(denied, of, (event, key), (metering, told))
+            .await
+    }
+
+    /// As [`Steps::deny`], with what the client is told.
+    pub async fn deny_with(
+        &self,
+        denied: Box<Denied>,
+        (proof, profile_id): (RequestProof, ProfileId),
+        (event, key): (AuditEvent, Key),
+        (metering, told): (Option<Metering>, Error),
+    ) -> Error {
         let record = RecordDenial {
             proof,
             denied,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use alloy_primitives::Address;
 
-use super::denial::told;
+use super::second_factor::SecondFactor;
 use super::steps::Steps;
 use super::{Error, facts, spends};
 use crate::chain::{
@@ -20,6 +20,7 @@ use crate::domain::{
 };
 use crate::gate::rates::Metering;
 use crate::gate::spends::Spending;
+use crate::gate::two_factor::{Grant, Need};
 use crate::gate::{self, Allowed, Denied};
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
@@ -34,6 +35,7 @@ use crate::store::transactions::{TransactionRow, TransactionState};
 use crate::store::{
     AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Tx, profiles, transactions,
 };
+use crate::two_factor::Code;
 
 const ROUTE: &str = "POST /api/v1/profiles/:id/transactions";
 /// Prepared sessions of one profile that may wait at a time.
@@ -49,8 +51,10 @@ pub struct Request {
     pub generation: Option<u64>,
     /// The request's key.
     pub idempotency_key: IdempotencyKey,
-    /// SHA-256 of the body.
+    /// SHA-256 of the body without its code.
     pub body_hash: [u8; 32],
+    /// A code of the second factor, if one came. It is looked at only if a rule asks for one.
+    pub code: Option<Code>,
     /// What is told how many more there may be.
     pub meter: Meter,
 }
@@ -126,6 +130,7 @@ impl PrepareTransaction {
         metering.look(&mut self.steps.store.reader().await?).await?;
         let Weighed {
             allowed,
+            factor,
             terms,
             lowest_nonce,
         } = match self.weigh(&owner, &profile, address, &request).await {
@@ -150,10 +155,14 @@ impl PrepareTransaction {
             lowest_nonce,
             server_nonce,
             allowed,
+            factor,
             instance: self.steps.instance,
             session_seconds: self.steps.lifetimes.session,
         };
-        self.steps.store.commit(operation).await?.into_inner()
+        let tally = operation.factor.as_ref().map(SecondFactor::tally);
+        self.steps
+            .commit_with(tally.unwrap_or_default(), operation)
+            .await
     }
 
     async fn profile(&self, owner: &Owner, request: &Request) -> Result<ProfileRow, Error> {
@@ -200,13 +209,15 @@ impl PrepareTransaction {
         let chain = facts::of_chain(&self.chains, kind, chain_id);
         let content = facts::of_transaction(chain, Some(asked.to), asked.value, &asked.data);
         let asked = Asked::PrepareTransaction(Box::new(content));
-        let facts = facts::of_owner(owner, profile, kind, asked);
+        let mut facts = facts::of_owner(owner, profile, kind, asked);
         let expires_at = clock::now().plus_seconds(self.steps.lifetimes.session);
-        let judged = self.steps.judge(&facts, profile.profile_id, expires_at);
-        let allowed = judged.map_err(|denied| Refused {
-            error: told(&denied),
-            denied: Some(denied),
-        })?;
+        let code = request.code.as_ref();
+        let judging = self
+            .steps
+            .judge_stepping_up(&mut facts, profile, expires_at, code);
+        let (allowed, factor) = judging
+            .await
+            .map_err(|(error, denied)| Refused { error, denied })?;
         let node = self
             .chains
             .node(chain_id)
@@ -221,6 +232,7 @@ impl PrepareTransaction {
             .map_err(fee_error)?;
         Ok(Weighed {
             allowed,
+            factor,
             terms,
             lowest_nonce: preparation.nonce,
         })
@@ -252,6 +264,8 @@ impl PrepareTransaction {
 /// A request that may be carried out, and on which terms.
 struct Weighed {
     allowed: Allowed,
+    /// What it is allowed with, if it takes a second factor.
+    factor: Option<SecondFactor>,
     terms: Terms,
     lowest_nonce: u64,
 }
@@ -359,6 +373,7 @@ struct Prepare {
     lowest_nonce: u64,
     server_nonce: [u8; 32],
     allowed: Allowed,
+    factor: Option<SecondFactor>,
     instance: InstanceId,
     session_seconds: i64,
 }
@@ -387,6 +402,16 @@ impl Operation for Prepare {
         self.proof.spend(tx).await?;
         let generation = self.check(tx).await.map_err(CommitError::Refused)?;
         self.metering.take(tx).await?;
+        let mut grant = None;
+        if let Some(factor) = &self.factor {
+            grant = match factor
+                .check(tx, self.request.profile_id, Need::Always)
+                .await?
+            {
+                Ok(grant) => grant,
+                Err(refused) => return Ok((Err(refused.error), refused.record)),
+            };
+        }
         let session_id = SessionId::generate();
         let unsigned = match self.build(tx, session_id).await {
             Ok(unsigned) => unsigned,
@@ -400,6 +425,8 @@ impl Operation for Prepare {
                 return Ok((Err(error), record));
             }
         };
+        let recorded = self.allowed.record(tx, grant.as_ref()).await;
+        let decision_id = recorded.map_err(|reason| CommitError::Refused(reason.into()))?;
         let session = SessionRow {
             session_id,
             kind: SessionKind::Sign,
@@ -410,7 +437,7 @@ impl Operation for Prepare {
             attempt: 1,
             generation,
             server_nonce: self.server_nonce,
-            decision_id: self.allowed.record(tx).await?,
+            decision_id,
             instance_id: self.instance,
             request_hash: None,
             expires_at: tx.now().plus_seconds(self.session_seconds),
@@ -440,10 +467,11 @@ impl Operation for Prepare {
             .profile(session.profile_id)
             .session(session.session_id)
             .detail(format!(
-                "chain {} nonce {} digest 0x{}",
+                "chain {} nonce {} digest 0x{}{}",
                 transaction.chain_id,
                 transaction.nonce,
-                hex::encode(transaction.digest)
+                hex::encode(transaction.digest),
+                grant.as_ref().map(Grant::detail).unwrap_or_default()
             ));
         let prepared = prepared(&session, &transaction).map_err(CommitError::Refused)?;
         Ok((Ok(prepared), record))

@@ -188,6 +188,17 @@ impl Steps {
             .await
     }
 
+    /// Whether a profile has an active factor.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn has_factor(&self, profile: ProfileId) -> Result<bool, Error> {
+        let mut reader = self.store.reader().await?;
+        let now = reader.server_clock().await?;
+        let standing = rows::standing(&mut reader, profile, now).await?;
+        Ok(standing.active.is_some())
+    }
+
     /// As [`Steps::presented`], for one enrolment.
     ///
     /// # Errors

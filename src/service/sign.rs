@@ -11,6 +11,7 @@ use super::admission::AdmitStep;
 use super::once::Once;
 use super::replies::Replies;
 use super::sealed::{Opener, SealedText, in_session, round_of};
+use super::second_factor::{RefusedRequest, SecondFactor, Tally};
 use super::settlement::Settlement;
 use super::steps::{Admitted, Steps};
 use super::{Error, facts};
@@ -24,6 +25,7 @@ use crate::domain::{
 use crate::gate;
 use crate::gate::rates::Metering;
 use crate::gate::spends::Spending;
+use crate::gate::two_factor::Need;
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
@@ -37,6 +39,7 @@ use crate::store::transactions::{TransactionRow, TransactionState};
 use crate::store::{
     AuditEvent, AuditRecord, CommitError, Key, Operation, Tx, decisions, profiles, transactions,
 };
+use crate::two_factor::Code;
 
 const ROUTE: &str = "POST /api/v1/mpc/sign";
 
@@ -230,9 +233,13 @@ impl Sign {
         proof: RequestProof,
         session_id: SessionId,
         request: (Option<IdempotencyKey>, [u8; 32]),
+        code: Option<Code>,
     ) -> Result<Restarted, Error> {
         let this = Arc::clone(self);
-        let request = async move { this.start_again(&owner, proof, session_id, request).await };
+        let request = async move {
+            this.start_again(&owner, proof, session_id, request, code)
+                .await
+        };
         self.steps.detached(request).await
     }
 
@@ -242,6 +249,7 @@ impl Sign {
         proof: RequestProof,
         session_id: SessionId,
         (idempotency_key, body_hash): (Option<IdempotencyKey>, [u8; 32]),
+        code: Option<Code>,
     ) -> Result<Restarted, Error> {
         let (session, profile) = self.session(owner, session_id).await?;
         self.steps.usable(&profile).await?;
@@ -251,7 +259,8 @@ impl Sign {
         {
             return earlier_restart(&session, &made);
         }
-        let proof = self.judge(owner, &profile, session_id, proof).await?;
+        let judging = self.judge(owner, (&profile, &session), proof, code.as_ref());
+        let (proof, step_up) = judging.await?;
         let mut server_nonce = [0; 32];
         getrandom::fill(&mut server_nonce).map_err(|_| Error::Internal)?;
         let payer = Payer {
@@ -261,6 +270,7 @@ impl Sign {
         let operation = Restart {
             spending: Spending::new(&self.steps.limits, payer),
             proof,
+            step_up,
             once,
             session_id,
             profile_id: profile.profile_id,
@@ -272,21 +282,26 @@ impl Sign {
             instance: self.steps.instance,
             seconds: self.steps.lifetimes.session,
         };
-        let restarted = self.steps.store.commit(operation).await?.into_inner();
+        let tally = match &operation.step_up {
+            StepUp::With(factor) => factor.tally(),
+            StepUp::NotNeeded | StepUp::Before => Tally::default(),
+        };
+        let restarted = self.steps.commit_with(tally, operation).await?;
         self.steps.custody.forget(session_id);
         Ok(restarted)
     }
 
-    /// Whether policy still allows what was decided when the transaction was prepared; a denial is recorded.
+    /// Whether policy still allows what was decided when the transaction was prepared, and with what; a denial is recorded.
     async fn judge(
         &self,
         owner: &Owner,
-        profile: &ProfileRow,
-        session: SessionId,
+        (profile, session): (&ProfileRow, &SessionRow),
         proof: RequestProof,
-    ) -> Result<RequestProof, Error> {
+        code: Option<&Code>,
+    ) -> Result<(RequestProof, StepUp), Error> {
         let mut reader = self.steps.store.reader().await?;
-        let row = transactions::of_session(&mut reader, session).await?;
+        let row = transactions::of_session(&mut reader, session.session_id).await?;
+        let decision = decisions::find(&mut reader, session.decision_id).await?;
         drop(reader);
         let row = row.ok_or(Error::Internal)?;
         let unsigned = Unsigned1559::from_payload(&row.payload).map_err(|_| Error::Internal)?;
@@ -295,15 +310,22 @@ impl Sign {
         let to = Some(unsigned.to());
         let content = facts::of_transaction(chain, to, unsigned.value(), unsigned.data());
         let asked = Asked::SignTransaction(Box::new(content));
-        let facts = facts::of_owner(owner, profile, kind, asked);
+        let mut facts = facts::of_owner(owner, profile, kind, asked);
         let (now, profile_id) = (clock::now(), profile.profile_id);
-        match self.steps.judge(&facts, profile_id, now) {
-            Ok(_still_allowed) => Ok(proof),
-            Err(denied) => {
+        let before = decision.is_some_and(|decision| is_fresh(&decision, now));
+        facts.second_factor = before;
+        let judging = self.steps.judge_stepping_up(&mut facts, profile, now, code);
+        match judging.await {
+            Ok((_still_allowed, Some(factor))) => Ok((proof, StepUp::With(factor))),
+            Ok((_still_allowed, None)) if before => Ok((proof, StepUp::Before)),
+            Ok((_still_allowed, None)) => Ok((proof, StepUp::NotNeeded)),
+            Err((error, None)) => Err(error),
+            Err((error, Some(denied))) => {
                 let record = (AuditEvent::TransactionDenied, Key::profile(profile_id));
+                let of = (proof, profile_id);
                 Err(self
                     .steps
-                    .deny(denied, (proof, profile_id), record, None)
+                    .deny_with(denied, of, record, (None, error))
                     .await)
             }
         }
@@ -437,9 +459,30 @@ fn finish(admitted: &Admitted, product: Product) -> (Effect, Result<Made, Error>
     }
 }
 
+/// Seconds for which a code that was used up is good for the attempts of the session that it was used for.
+const GRANT: i64 = 600;
+
+/// Whether the code that a decision was made with is good still.
+fn is_fresh(decision: &decisions::Standing, now: Timestamp) -> bool {
+    decision
+        .second_factor_at
+        .is_some_and(|at| now < at.plus_seconds(GRANT))
+}
+
+/// What the next attempt has for a second factor.
+enum StepUp {
+    /// It takes none.
+    NotNeeded,
+    /// The code of before, if that is good still.
+    Before,
+    /// Another code.
+    With(SecondFactor),
+}
+
 /// Starts the next attempt: the same transaction, the same chain nonce, fresh protocol nonces.
 struct Restart {
     proof: RequestProof,
+    step_up: StepUp,
     spending: Spending,
     once: Option<Once>,
     session_id: SessionId,
@@ -454,7 +497,8 @@ struct Restart {
 }
 
 impl Operation for Restart {
-    type Output = Restarted;
+    /// A code that does not hold is counted.
+    type Output = Result<Restarted, Error>;
     type Refusal = Error;
 
     fn key(&self) -> Key {
@@ -472,7 +516,7 @@ impl Operation for Restart {
     async fn apply(
         &mut self,
         tx: &mut Tx<'_>,
-    ) -> Result<(Restarted, AuditRecord), CommitError<Error>> {
+    ) -> Result<(Self::Output, AuditRecord), CommitError<Error>> {
         self.proof.spend(tx).await?;
         let refuse = CommitError::Refused;
         let session = crate::store::sessions::find(tx, self.session_id)
@@ -492,6 +536,9 @@ impl Operation for Restart {
         let generation = sessions::usable(&profile).map_err(|refusal| refuse(refusal.into()))?;
         if generation != session.generation {
             return Err(refuse(Refusal::OtherGeneration.into()));
+        }
+        if let Err(refused) = self.step_up(tx, &session).await? {
+            return Ok((Err(refused.error), refused.record));
         }
         let expires_at: Timestamp = tx.now().plus_seconds(self.seconds);
         let fresh = Fresh {
@@ -526,11 +573,37 @@ impl Operation for Restart {
             attempt: next.attempt,
             server_nonce: next.server_nonce,
         };
-        Ok((restarted, record))
+        Ok((Ok(restarted), record))
     }
 }
 
 impl Restart {
+    /// The second factor of this attempt, before anything is written.
+    async fn step_up(
+        &self,
+        tx: &mut Tx<'_>,
+        session: &SessionRow,
+    ) -> Result<Result<(), Box<RefusedRequest>>, CommitError<Error>> {
+        match &self.step_up {
+            StepUp::NotNeeded => {}
+            StepUp::Before => {
+                let decision = decisions::find(tx, session.decision_id).await?;
+                let now = tx.now();
+                if !decision.is_some_and(|decision| is_fresh(&decision, now)) {
+                    return Err(CommitError::Refused(Error::TwoFactorRequired(None)));
+                }
+            }
+            StepUp::With(factor) => {
+                let checked = factor.check(tx, self.profile_id, Need::Always).await?;
+                if let Err(refused) = checked {
+                    return Ok(Err(refused));
+                }
+                decisions::stepped_up(tx, session.decision_id).await?;
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// What the transaction may spend was given back with the attempt before.
     async fn reserve(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let row = transactions::of_session(tx, self.session_id).await?;

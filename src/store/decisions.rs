@@ -30,6 +30,8 @@ pub struct DecisionRow {
     pub inputs: String,
     /// When it stops being good.
     pub expires_at: Timestamp,
+    /// Whether it was made with a second factor, which is used up in the operation that records it.
+    pub second_factor: bool,
 }
 
 /// What has to be known of a decision to act on it again.
@@ -40,6 +42,8 @@ pub struct Standing {
     pub bundle_hash: [u8; 32],
     /// When it stops being good.
     pub expires_at: Timestamp,
+    /// When the code was used up that it was made with.
+    pub second_factor_at: Option<Timestamp>,
 }
 
 /// A decision as it was recorded, to be explained or judged again.
@@ -91,8 +95,8 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
     };
     tx.execute(
         "INSERT INTO decisions (decision_id, profile_id, action, outcome, rules, bundle_hash, \
-         inputs_hash, created_at, expires_at, reason, bundle_version, inputs) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         inputs_hash, created_at, expires_at, reason, bundle_version, inputs, second_factor_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         values![
             decision.decision_id.to_string(),
             decision.profile_id.to_string(),
@@ -105,7 +109,8 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
             decision.expires_at.as_micros(),
             decision.reason,
             decision.bundle_version.as_str(),
-            decision.inputs.as_str()
+            decision.inputs.as_str(),
+            (decision.allowed && decision.second_factor).then_some(now)
         ],
     )
     .await?;
@@ -119,7 +124,7 @@ pub async fn insert(tx: &mut Tx<'_>, decision: &DecisionRow) -> Result<(), Store
 pub async fn find(reads: &mut impl Reads, id: DecisionId) -> Result<Option<Standing>, StoreError> {
     let row = reads
         .query_one(
-            "SELECT outcome, bundle_hash, expires_at FROM decisions WHERE decision_id = $1",
+            "SELECT outcome, bundle_hash, expires_at, second_factor_at FROM decisions WHERE decision_id = $1",
             values![id.to_string()],
         )
         .await?;
@@ -129,6 +134,7 @@ pub async fn find(reads: &mut impl Reads, id: DecisionId) -> Result<Option<Stand
             allowed: row.text("outcome")? == "allowed",
             bundle_hash: row.array("bundle_hash")?,
             expires_at: time(row.int("expires_at")?),
+            second_factor_at: row.int_or_null("second_factor_at")?.map(time),
         })
     })
     .transpose()
@@ -146,6 +152,20 @@ pub async fn extend(
     tx.execute(
         "UPDATE decisions SET expires_at = $2 WHERE decision_id = $1",
         values![id.to_string(), expires_at.as_micros()],
+    )
+    .await?;
+    Ok(())
+}
+
+/// A decision goes on, on the ground of another code.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn stepped_up(tx: &mut Tx<'_>, id: DecisionId) -> Result<(), StoreError> {
+    let now = tx.now().as_micros();
+    tx.execute(
+        "UPDATE decisions SET second_factor_at = $2 WHERE decision_id = $1",
+        values![id.to_string(), now],
     )
     .await?;
     Ok(())

@@ -55,6 +55,7 @@ const MIGRATIONS: &[Migration] = migrations![
     11 "freezes" "0011_freezes.sql",
     12 "rules_activations" "0012_rules_activations.sql",
     13 "two_factor" "0013_two_factor.sql",
+    14 "step_up" "0014_step_up.sql",
 ];
 
 /// Held while the schema changes, so that two processes do not change it at once.

@@ -59,6 +59,7 @@ mod routes;
 mod secrets;
 mod sessions;
 mod spending;
+mod step_up;
 mod store_faults;
 mod support;
 mod two_factor;

@@ -22,7 +22,7 @@ fn write_rules(appliance: &Appliance, version: &str, rules: &str) {
 }
 
 /// An appliance with these rules, not served yet.
-fn with_rules(node: &Node, rules: &str) -> Appliance {
+pub(crate) fn with_rules(node: &Node, rules: &str) -> Appliance {
     let appliance = Appliance::init(&node.url());
     write_rules(&appliance, "1", rules);
     appliance.configure(|config| {

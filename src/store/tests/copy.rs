@@ -74,6 +74,7 @@ impl Operation for OneOfEach {
             bundle_hash: [1; 32],
             inputs_hash: [2; 32],
             expires_at: Timestamp::from_micros(i64::MAX),
+            second_factor: false,
             reason: "",
             bundle_version: "1".to_owned(),
             inputs: "{}".to_owned(),

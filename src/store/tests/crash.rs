@@ -63,6 +63,7 @@ impl Operation for Everywhere {
             reason: "",
             inputs: String::new(),
             expires_at: tx.now(),
+            second_factor: false,
         };
         decisions::insert(tx, &decision).await?;
         let scope = Scope {

@@ -253,11 +253,16 @@ impl<'a> Signing<'a> {
         let body = json!({"sessionId": self.prepared.session_id, "restart": true});
         let reply = post(self.appliance, self.wallet, api::SIGN, &body, None).await;
         if reply.status == 200 {
-            let answer = json_of(&reply);
-            self.attempt = answer["attempt"].as_u64().unwrap().try_into().unwrap();
-            self.server_nonce = answer["serverNonce"].as_str().unwrap().to_owned();
+            self.go_on(&reply);
         }
         reply
+    }
+
+    /// Goes on with the attempt that was given.
+    pub(crate) fn go_on(&mut self, reply: &Reply) {
+        let answer = json_of(reply);
+        self.attempt = answer["attempt"].as_u64().unwrap().try_into().unwrap();
+        self.server_nonce = answer["serverNonce"].as_str().unwrap().to_owned();
     }
 
     /// The state the server reports for this session.

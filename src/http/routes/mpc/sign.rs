@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::SessionId;
+use crate::http::code::SecretCode;
 use crate::http::error::{ApiError, Code};
 use crate::http::extract::Owned;
 use crate::http::openapi::{header, text};
@@ -27,6 +28,7 @@ pub(crate) struct Request {
     p1_signature_share: Option<SealedText>,
     #[serde(default)]
     restart: bool,
+    two_factor_code: Option<SecretCode>,
 }
 
 // How `Request` is described.
@@ -61,6 +63,9 @@ struct SignRestart {
     /// `true`.
     #[schema(schema_with = text::yes)]
     restart: bool,
+    /// Needed when a rule asks for a second factor and the code of before was used up more than ten minutes ago.
+    #[schema(value_type = Option<text::TwoFactorCode>)]
+    two_factor_code: Option<SecretCode>,
 }
 
 #[derive(Serialize)]
@@ -127,7 +132,8 @@ pub(crate) enum Finished {
         (status = 200, description = "Signed, or started again.", body = Finished),
     ),
     extensions(("x-errors" = json!([
-        Code::InvalidKeyShare, Code::UnsupportedProtocolVersion, Code::PolicyDenied, Code::ChainNotAllowed,
+        Code::InvalidKeyShare, Code::UnsupportedProtocolVersion, Code::TwoFactorRequired, Code::TwoFactorInvalid, Code::TwoFactorNotEnrolled,
+        Code::TwoFactorLocked, Code::PolicyDenied, Code::ChainNotAllowed,
         Code::ProfileFrozen, Code::KeyQuarantined, Code::NotFound, Code::SessionStateConflict, Code::SessionLost,
         Code::KeyGenerationMismatch, Code::KeyRefreshRequired, Code::PolicyChanged, Code::SessionExpired,
         Code::IdempotencyMismatch, Code::MpcSigningFailed, Code::DuoNodeUnavailable,
@@ -140,8 +146,9 @@ pub(crate) async fn handle(
 ) -> Result<(StatusCode, Json<Response>), ApiError> {
     let session_id =
         SessionId::parse(&owned.value.session_id).map_err(|_| Error::SessionNotFound)?;
+    let code = SecretCode::read(owned.value.two_factor_code)?;
     match (owned.value.p1_signature_share, owned.value.restart) {
-        (Some(message), false) => {
+        (Some(message), false) if code.is_none() => {
             let round = Round {
                 session_id,
                 body_hash: owned.body_hash,
@@ -157,7 +164,7 @@ pub(crate) async fn handle(
         (None, true) => {
             let request = (owned.idempotency_key, owned.body_hash);
             let restarted = service
-                .restart(owned.owner, owned.proof, session_id, request)
+                .restart(owned.owner, owned.proof, session_id, request, code)
                 .await?;
             let response = Finished::Restarted {
                 session_id: session_id.to_string(),
@@ -167,7 +174,7 @@ pub(crate) async fn handle(
             Ok((StatusCode::OK, Json(Response::Finished(response))))
         }
         _ => Err(ApiError::invalid(
-            "A request has either p1SignatureShare or restart: true",
+            "A request has either p1SignatureShare, or restart: true and perhaps twoFactorCode",
         )),
     }
 }

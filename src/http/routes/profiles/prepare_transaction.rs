@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::chain::{RequestFields, TransactionRequest, UnsignedFields};
 use crate::domain::ProfileId;
+use crate::http::code::SecretCode;
 use crate::http::error::{ApiError, Code};
 use crate::http::extract::{Owned, PathId};
 use crate::http::openapi::{header, text};
@@ -44,6 +45,9 @@ pub(crate) struct Request {
     /// The generation of the wallet's share; refused if it is not the appliance's.
     #[schema(minimum = 1)]
     key_generation: Option<u64>,
+    /// Needed when a rule asks for a second factor; otherwise it is not looked at, and stays good.
+    #[schema(value_type = Option<text::TwoFactorCode>)]
+    two_factor_code: Option<SecretCode>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -122,7 +126,8 @@ pub(crate) struct UnsignedTransaction {
     request_body = Request,
     responses((status = 200, description = "The transaction and its session.", body = Response)),
     extensions(("x-errors" = json!([
-        Code::ProfileFrozen, Code::KeyQuarantined, Code::PolicyDenied, Code::ChainNotAllowed, Code::ProfileNotFound,
+        Code::ProfileFrozen, Code::TwoFactorRequired, Code::TwoFactorInvalid, Code::TwoFactorNotEnrolled, Code::TwoFactorLocked,
+        Code::KeyQuarantined, Code::PolicyDenied, Code::ChainNotAllowed, Code::ProfileNotFound,
         Code::SessionStateConflict, Code::KeyGenerationMismatch, Code::KeyRefreshRequired,
         Code::IdempotencyMismatch, Code::ChainUnavailable, Code::DuoNodeUnavailable,
     ]))),
@@ -131,9 +136,10 @@ pub(crate) async fn handle(
     State(service): State<Arc<PrepareTransaction>>,
     Extension(meter): Extension<Meter>,
     PathId(id): PathId,
-    owned: Owned<Request, SMALL>,
+    mut owned: Owned<Request, SMALL>,
 ) -> Result<Json<Response>, ApiError> {
     let profile_id = ProfileId::parse(&id).map_err(|_| Error::ProfileNotFound)?;
+    let code = SecretCode::read(owned.value.two_factor_code.take())?;
     let request = &owned.value;
     let fields = RequestFields {
         chain_id: request.chain_id,
@@ -154,6 +160,7 @@ pub(crate) async fn handle(
             .idempotency_key
             .ok_or_else(|| ApiError::invalid("Idempotency-Key is required"))?,
         body_hash: owned.body_hash,
+        code,
         meter,
     };
     let prepared = service.prepare(owned.owner, owned.proof, request).await?;
