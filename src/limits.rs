@@ -236,7 +236,9 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Log, Rate, Standing};
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::{InForce, Log, Meter, Rate, Standing};
     use crate::clock::Timestamp;
     use crate::domain::RateClass;
 
@@ -287,6 +289,52 @@ mod tests {
         assert_eq!(RATE.exceeded(None, at(0)).retry_after, 60);
         // A clock that was set back: the request is in the future, and is waited for.
         assert_eq!(RATE.exceeded(Some(at(300)), at(0)).retry_after, 90);
+    }
+
+    fn rates(signing: &str) -> String {
+        format!("[rates]\nsigning = {{ {signing} }}\n")
+    }
+
+    #[test]
+    fn more_requests_or_the_same_in_a_shorter_time_are_a_higher_rate() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("limits.toml");
+        let raised = |signing: &str| {
+            std::fs::write(&file, rates(signing)).unwrap();
+            let limits = InForce::open(Some(&file), Vec::new()).unwrap().current();
+            limits.raised().len()
+        };
+        assert_eq!(raised("requests = 10, seconds = 60"), 0);
+        assert_eq!(raised("requests = 11, seconds = 60"), 1);
+        assert_eq!(raised("requests = 10, seconds = 59"), 1);
+        assert_eq!(raised("requests = 9, seconds = 61"), 0);
+    }
+
+    #[test]
+    fn a_reload_says_whether_anything_is_different_and_a_bad_file_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("limits.toml");
+        std::fs::write(&file, rates("requests = 2, seconds = 60")).unwrap();
+        let in_force = InForce::open(Some(&file), Vec::new()).unwrap();
+        assert!(!in_force.reload().unwrap());
+        std::fs::write(&file, rates("requests = 3, seconds = 60")).unwrap();
+        let requests = || in_force.current().rate(RateClass::Signing).requests;
+        assert_eq!(requests(), 2);
+        assert!(in_force.reload().unwrap());
+        assert_eq!(requests(), 3);
+        std::fs::write(&file, rates("requests = 0, seconds = 60")).unwrap();
+        assert!(in_force.reload().is_err());
+        assert_eq!(requests(), 3);
+    }
+
+    #[test]
+    fn a_meter_tells_what_the_limiter_found_last() {
+        let meter = Meter::default();
+        assert_eq!(meter.read(), None);
+        let standing = RATE.standing(log(3, 0), at(190));
+        meter.set(standing, true);
+        let found = meter.read().unwrap();
+        assert!(found.exceeded && found.standing == standing);
     }
 
     #[test]

@@ -335,6 +335,66 @@ fn a_file_that_is_too_large_or_too_many_rules_are_refused() {
 }
 
 #[test]
+fn what_is_as_large_as_it_may_be_is_taken() {
+    let full = format!("//{}", " ".repeat(1024 * 1024 - 2));
+    assert_eq!(bundle(&full).rules().count(), guardrails());
+    let files: Vec<Source> = (0..256)
+        .map(|number| Source {
+            name: format!("{number}.cedar"),
+            text: String::new(),
+        })
+        .collect();
+    assert!(Bundle::compile("1", &files).is_ok());
+    let rule = |id: &str| format!("@id(\"{id}\") permit (principal, action, resource);");
+    bundle(&rule(&"a".repeat(64)));
+    assert!(problems(&rule(&"a".repeat(65)))[0].contains("at most 64"));
+    let rules = |count: usize| -> String { (0..count).map(|id| rule(&id.to_string())).collect() };
+    let most = 2000 - guardrails();
+    assert_eq!(bundle(&rules(most)).rules().count(), 2000);
+    assert!(problems(&rules(most + 1))[0].contains("more than 2000 rules"));
+}
+
+/// How many rules are part of every bundle.
+fn guardrails() -> usize {
+    bundle("").rules().count()
+}
+
+#[test]
+fn a_bundle_tells_its_version_and_its_rules() {
+    let bundle = bundle(EVERYTHING);
+    assert_eq!(bundle.version(), "1");
+    assert_eq!(guardrails(), 5);
+    assert!(bundle.rules().any(|rule| rule.id == "all" && !rule.forbids));
+}
+
+#[test]
+fn what_is_wrong_is_told_in_lines() {
+    let text =
+        "permit (principal, action, resource);\n@id(\"A\") permit (principal, action, resource);";
+    let Err(refused) = Bundle::compile("1", &[source(text)]) else {
+        panic!("accepted");
+    };
+    let said = refused.to_string();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].starts_with("rules.cedar:1: has no id"), "{said}");
+    assert!(lines[1].starts_with("rules.cedar:2: rule A: "), "{said}");
+}
+
+#[test]
+fn the_matrix_says_where_a_second_factor_would_do() {
+    let matrix = bundle(
+        r#"@id("with-code") permit (principal, action == Action::"create-profile", resource)
+        when { context.secondFactor };"#,
+    )
+    .matrix();
+    assert!(
+        matrix.starts_with("2fa   | create-profile      | owner "),
+        "{matrix}"
+    );
+}
+
+#[test]
 fn the_hash_covers_version_names_and_texts() {
     let of = |version: &str, name: &str, text: &str| {
         let source = Source {

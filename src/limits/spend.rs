@@ -289,6 +289,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_what_is_not_claimed_and_never_less_than_nothing() {
+        let limit = limit(Per::Profile, 5);
+        for (claimed, left) in [(0, 5), (3, 2), (5, 0), (6, 0)] {
+            assert_eq!(limit.left(U256::from(claimed)), U256::from(left));
+        }
+        let shared = Per::ALL.into_iter().filter(|per| per.is_shared());
+        assert!(shared.eq([Per::Tenant, Per::Environment]));
+    }
+
+    #[test]
     fn what_is_added_up_has_one_name_and_what_is_not_has_another() {
         let (one, two) = (payer(), payer());
         let bucket = |per, who: &Payer, to: u8| limit(per, 5).bucket(who, Some(&[to; 20]));

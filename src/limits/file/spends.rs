@@ -286,6 +286,7 @@ mod tests {
             assert_eq!(found, line, "{text}: {problem}");
             assert!(problem.contains(says), "{text}: {problem}");
         }
+        assert!(read(&with("\"a\"", "\"eth-2-day\"")).is_ok());
         let fine = good
             + &spend("b", "profile", "6", "seconds = 61")
             + &spend("c", "transaction", "4", "");
