@@ -6,6 +6,8 @@
 use alloy_primitives::{Address, Bytes, U256};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
+use crate::two_factor::TwoFactorCode;
+
 /// Path of profile creation (three requests).
 pub const PROFILES: &str = "/api/v2/profiles";
 /// Path of the signing rounds.
@@ -41,6 +43,12 @@ pub fn devices_path(profile_id: &str) -> String {
 #[must_use]
 pub fn revoke_path(profile_id: &str, key_id: &str) -> String {
     format!("{}/{key_id}/revoke", devices_path(profile_id))
+}
+
+/// Path of a profile's second factor.
+#[must_use]
+pub fn two_factor_path(profile_id: &str) -> String {
+    format!("/api/v1/profiles/{profile_id}/2fa")
 }
 
 /// Path of one session.
@@ -162,6 +170,9 @@ pub struct PrepareTransaction {
     pub max_priority_fee_per_gas: Option<String>,
     /// Generation of our share: an independent witness against rollback (A18).
     pub key_generation: u64,
+    /// Where a rule asks for a second factor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub two_factor_code: Option<TwoFactorCode>,
 }
 
 fn is_empty(data: &Bytes) -> bool {
@@ -286,6 +297,27 @@ pub struct EnrolmentProof {
     pub signature: String,
 }
 
+/// Body of the request that enrols a device.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnrolDeviceRequest<'a> {
+    /// What the device asks for.
+    #[serde(flatten)]
+    pub asked: &'a EnrolDevice,
+    /// Where the wallet has a second factor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub two_factor_code: Option<&'a TwoFactorCode>,
+}
+
+/// Body of the request that revokes a device.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevokeDevice<'a> {
+    /// Where the wallet has a second factor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub two_factor_code: Option<&'a TwoFactorCode>,
+}
+
 /// A device as answers show it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -310,6 +342,123 @@ pub struct Device {
 pub struct Devices {
     /// In the order in which they were enrolled.
     pub devices: Vec<Device>,
+}
+
+/// A message to which the answer is a secret.
+#[derive(Debug, Clone, Serialize)]
+pub struct SealedShare {
+    /// Sealed message `mw1.tf1.…`.
+    pub share: String,
+}
+
+/// Body of `POST /api/v1/profiles/:id/2fa`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnrolTwoFactor<'a> {
+    /// Carries the message.
+    pub client_share: SealedShare,
+    /// Of the factor that is replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub two_factor_code: Option<&'a TwoFactorCode>,
+}
+
+/// Answer to it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TwoFactorBegun {
+    /// The enrolment.
+    #[serde(deserialize_with = "word")]
+    pub enrolment_id: String,
+    /// The sealed secret and recovery codes.
+    pub sealed: String,
+    /// Until when the first code may come, RFC 3339.
+    #[serde(deserialize_with = "time")]
+    pub expires_at: String,
+}
+
+/// Body of `POST /api/v1/profiles/:id/2fa/activate`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ActivateTwoFactor<'a> {
+    /// The enrolment.
+    pub enrolment_id: &'a str,
+    /// Its first code.
+    pub two_factor_code: &'a TwoFactorCode,
+}
+
+/// Body of `POST /api/v1/profiles/:id/2fa/cancel`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CancelTwoFactor<'a> {
+    /// The enrolment.
+    pub enrolment_id: &'a str,
+}
+
+/// How far an enrolment is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EnrolmentState {
+    /// The enrolment.
+    #[serde(deserialize_with = "word")]
+    pub enrolment_id: String,
+    /// `pending`, `cooling-off`, `active` or `cancelled`.
+    #[serde(deserialize_with = "word")]
+    pub status: String,
+    /// From when it is the factor, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_time")]
+    pub active_at: Option<String>,
+    /// Until when its first code may come, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_time")]
+    pub expires_at: Option<String>,
+}
+
+/// `GET /api/v1/profiles/:id/2fa`: the factor that counts, or else the one that waits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TwoFactorStatus {
+    /// `none`, `pending`, `cooling-off` or `active`.
+    #[serde(deserialize_with = "word")]
+    pub status: String,
+    /// The enrolment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_word")]
+    pub enrolment_id: Option<String>,
+    /// From when it is the factor, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_time")]
+    pub active_at: Option<String>,
+    /// Until when its first code may come, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_time")]
+    pub expires_at: Option<String>,
+    /// Recovery codes that are left of the factor that counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_codes_left: Option<u32>,
+    /// Until when no code is taken, RFC 3339; far away when only a recovery code ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "optional_time")]
+    pub locked_until: Option<String>,
+    /// The one that waits to take its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<EnrolmentState>,
+}
+
+impl TwoFactorStatus {
+    /// The enrolment that waits, for its first code or for its time.
+    #[must_use]
+    pub fn waiting(&self) -> Option<EnrolmentState> {
+        if self.next.is_some() || self.status == "active" {
+            return self.next.clone();
+        }
+        Some(EnrolmentState {
+            enrolment_id: self.enrolment_id.clone()?,
+            status: self.status.clone(),
+            active_at: self.active_at.clone(),
+            expires_at: self.expires_at.clone(),
+        })
+    }
 }
 
 /// Body of a signing round.
@@ -391,6 +540,9 @@ pub struct Session {
 /// Longest word of an answer: a digest takes 66 characters, an id 36.
 const LONGEST_WORD: usize = 128;
 
+/// Longest time in RFC 3339, with nanoseconds and an offset.
+const LONGEST_TIME: usize = 40;
+
 /// SECURITY: everything of an answer that is kept passes here. Other characters could forge a path (`../`, `?`) or drive a
 /// terminal, and a longer text could make the wallet file too large to be read again.
 fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -400,6 +552,23 @@ fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     valid
         .then_some(text)
         .ok_or_else(|| D::Error::custom("not an identifier"))
+}
+
+/// A time in RFC 3339, by the same rule.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let plain = |byte: u8| byte.is_ascii_digit() || b"TZ:+-.".contains(&byte);
+    let valid = (1..=LONGEST_TIME).contains(&text.len()) && text.bytes().all(plain);
+    valid
+        .then_some(text)
+        .ok_or_else(|| D::Error::custom("not a time"))
+}
+
+/// [`time`], or nothing.
+fn optional_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    struct Time(#[serde(deserialize_with = "time")] String);
+    Ok(Option::<Time>::deserialize(deserializer)?.map(|Time(text)| text))
 }
 
 /// [`word`], or nothing.

@@ -2,7 +2,9 @@
 
 mod device;
 mod passphrase;
+mod second_factor;
 mod send;
+mod two_factor;
 mod wallet;
 
 use std::{env, path::PathBuf, process::ExitCode};
@@ -23,6 +25,7 @@ Examples:
   countersign wallet show main
   countersign send main --to 0x70997970C51812dc3A010C7d01b50e0d17dc79C8 --value 0.01 --wait
   countersign send main --resume
+  countersign two-factor enrol main
 
 client.toml names the appliance and pins its offline root keys (root_keys): whoever holds one of them can be the appliance.
 Get it from the operator by another way than through the gateway, and compare the keys with what `countersignd root show`
@@ -65,8 +68,11 @@ enum Command {
     /// Let a second device sign for a wallet, or stop one from signing
     #[command(subcommand)]
     Device(device::Command),
+    /// Set up a second factor: an authenticator app whose code is asked for where a stolen device alone must not be enough
+    #[command(subcommand)]
+    TwoFactor(two_factor::Command),
     /// Send ether or call a contract
-    Send(send::Command),
+    Send(Box<send::Command>),
 }
 
 /// What every command needs.
@@ -95,6 +101,7 @@ async fn run(global: Global, command: Command) -> Result<(), ClientError> {
     match command {
         Command::Wallet(command) => command.run(&context).await,
         Command::Device(command) => command.run(&context).await,
+        Command::TwoFactor(command) => command.run(&context).await,
         Command::Send(command) => command.run(&context).await,
     }
 }

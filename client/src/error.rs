@@ -8,6 +8,7 @@ use crate::{
     identity::IdentityError,
     keystore::{KeystoreError, WalletName},
     transport::{CallError, TransportError},
+    two_factor::TwoFactorError,
     tx::Mismatch,
     units::UnitError,
 };
@@ -24,6 +25,9 @@ pub enum ClientError {
     /// The server could not be reached or refused.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The server asks for a second factor, or did not take the one it got.
+    #[error(transparent)]
+    TwoFactor(#[from] TwoFactorError),
     /// The server is not the appliance this client belongs to.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -110,6 +114,7 @@ impl ClientError {
     pub fn server_code(&self) -> Option<&str> {
         match self {
             Self::Call(error) => error.code(),
+            Self::TwoFactor(error) => Some(&error.answer.code),
             _ => None,
         }
     }
@@ -154,6 +159,7 @@ impl ClientError {
             | Self::NotAbandonable(_) => 10,
             Self::Reverted(_) | Self::Replaced(_) => 11,
             Self::NotMinedYet(_) => 12,
+            Self::TwoFactor(_) => 14,
         }
     }
 }
@@ -175,4 +181,6 @@ Exit codes:
   12  the transaction is signed but was not seen mined within the waiting time; the same command again
       would be a second payment: use --resume --wait
   13  an answer came that the appliance did not sign: the gateway, or whatever else stands between, answers in its
-      name or alters answers; nothing of it was believed, and the same command again continues as after 5";
+      name or alters answers; nothing of it was believed, and the same command again continues as after 5
+  14  a second factor is needed and was not given (--two-factor-code), or its code was not right, or it is locked, or the
+      wallet has none; nothing was done";

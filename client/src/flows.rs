@@ -6,6 +6,7 @@ pub mod freeze;
 pub mod payment;
 pub mod send;
 pub mod show;
+pub mod two_factor;
 
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ use crate::{
     ClientError, Config, api, clock,
     identity::Identity,
     keystore::Wallet,
-    transport::{Request, Transport},
+    transport::{CallError, Request, Transport},
+    two_factor::TwoFactorError,
 };
 
 /// Where a flow is, for a progress display.
@@ -97,13 +99,20 @@ impl Appliance {
     /// Calls the API as the owner of `wallet`.
     ///
     /// # Errors
-    /// [`ClientError::Call`].
+    /// [`ClientError::Call`], or [`ClientError::TwoFactor`] if it is about the second factor.
     pub async fn call<T: serde::de::DeserializeOwned>(
         &self,
         wallet: &Wallet,
         request: &Request,
     ) -> Result<T, ClientError> {
-        Ok(self.transport.call(request, wallet.device()).await?)
+        let called = self.transport.call(request, wallet.device()).await;
+        called.map_err(|error| match error {
+            CallError::Server(answer) => match TwoFactorError::of(answer) {
+                Ok(about_a_code) => about_a_code.into(),
+                Err(answer) => CallError::Server(answer).into(),
+            },
+            transport @ CallError::Transport(_) => transport.into(),
+        })
     }
 
     /// Fails if `wallet` was made in another environment.

@@ -22,6 +22,7 @@ pub mod identity;
 pub mod keystore;
 mod output;
 pub mod transport;
+pub mod two_factor;
 pub mod tx;
 pub mod units;
 

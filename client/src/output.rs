@@ -31,6 +31,16 @@ impl Output {
         }
     }
 
+    /// A drawing of dark and light, the same in every terminal whatever its colours; only where somebody sees it.
+    pub(crate) fn qr(self, rows: &[String]) {
+        if self.json || !io::stdout().is_terminal() {
+            return;
+        }
+        for row in rows {
+            println!("\u{1b}[38;5;16m\u{1b}[48;5;231m{}\u{1b}[0m", clean(row));
+        }
+    }
+
     /// Something to know while waiting.
     pub(crate) fn note(self, text: &str) {
         eprintln!("{}", clean(text));

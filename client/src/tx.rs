@@ -90,6 +90,7 @@ impl Intent {
             max_fee_per_gas: self.max_fee_per_gas.map(|fee| format!("{fee:#x}")),
             max_priority_fee_per_gas: self.max_priority_fee_per_gas.map(|fee| format!("{fee:#x}")),
             key_generation,
+            two_factor_code: None,
         }
     }
 

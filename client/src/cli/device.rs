@@ -6,12 +6,13 @@ use clap::{Subcommand, ValueEnum};
 use countersign_mpc::owner_proof::Algorithm;
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{Context, second_factor::SecondFactor};
 use crate::{
     ClientError,
     api::{Device, EnrolDevice},
     flows::devices,
     keystore::{Wallet, WalletName},
+    two_factor::TwoFactorCode,
 };
 
 /// The kinds of device keys.
@@ -57,6 +58,8 @@ pub(super) enum Command {
         wallet: WalletName,
         /// File written by `device new`
         file: PathBuf,
+        #[command(flatten)]
+        second_factor: SecondFactor,
     },
     /// List the devices that may sign for the wallet, or might
     List {
@@ -69,6 +72,8 @@ pub(super) enum Command {
         wallet: WalletName,
         /// Its key id, from `device list`
         key_id: String,
+        #[command(flatten)]
+        second_factor: SecondFactor,
     },
 }
 
@@ -87,9 +92,17 @@ impl Command {
                 let name = name.unwrap_or_else(|| wallet.to_string());
                 new(context, open(&wallet)?, &file, &name, device_key)
             }
-            Self::Add { wallet, file } => {
+            Self::Add {
+                wallet,
+                file,
+                second_factor,
+            } => {
                 let asked = read(&file)?;
-                let device = devices::add(&open(&wallet)?, &context.appliance()?, &asked).await?;
+                let (wallet, appliance) = (open(&wallet)?, context.appliance()?);
+                let add = async |code: Option<&TwoFactorCode>| {
+                    devices::add_with(&wallet, &appliance, &asked, code).await
+                };
+                let device = second_factor.with(context.output, add).await?;
                 show(context, &device);
                 Ok(())
             }
@@ -101,9 +114,16 @@ impl Command {
                 context.output.result(&json!(all), &lines);
                 Ok(())
             }
-            Self::Revoke { wallet, key_id } => {
-                let wallet = open(&wallet)?;
-                let device = devices::revoke(&wallet, &context.appliance()?, &key_id).await?;
+            Self::Revoke {
+                wallet,
+                key_id,
+                second_factor,
+            } => {
+                let (wallet, appliance) = (open(&wallet)?, context.appliance()?);
+                let revoke = async |code: Option<&TwoFactorCode>| {
+                    devices::revoke_with(&wallet, &appliance, &key_id, code).await
+                };
+                let device = second_factor.with(context.output, revoke).await?;
                 show(context, &device);
                 Ok(())
             }

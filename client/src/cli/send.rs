@@ -6,7 +6,7 @@ use alloy_primitives::{Address, Bytes, U256};
 use clap::Args;
 use serde_json::json;
 
-use super::Context;
+use super::{Context, second_factor::SecondFactor};
 use crate::{
     Appliance, ClientError,
     api::Session,
@@ -16,6 +16,7 @@ use crate::{
     },
     keystore::{Wallet, WalletName},
     output::Output,
+    two_factor::TwoFactorCode,
     tx::{DEFAULT_FEE_CAP, Intent},
     units::{UnitError, parse_ether, parse_gwei},
 };
@@ -70,6 +71,8 @@ pub(super) struct Command {
     /// Accept another account nonce than that of a payment you gave up: if that one was signed after all, both are paid
     #[arg(long, conflicts_with_all = ["resume", "abandon"])]
     other_nonce: bool,
+    #[command(flatten)]
+    second_factor: SecondFactor,
 }
 
 impl Command {
@@ -84,16 +87,22 @@ impl Command {
             return Ok(());
         }
         let found = if self.resume {
-            payment::resume(&mut wallet, &appliance, &mut |step| {
-                context.output.step(&step);
-            })
-            .await?
+            let output = context.output;
+            let resume = async |code: Option<&TwoFactorCode>| {
+                let progress = &mut |step| output.step(&step);
+                payment::resume_with(&mut wallet, &appliance, code, progress).await
+            };
+            self.second_factor.with(output, resume).await?
         } else {
             let intent = self.intent(&appliance)?;
             if self.other_nonce {
                 wallet.forget_given_up(intent.chain_id)?;
             }
-            Resumed::Proposal(send::propose(&mut wallet, &appliance, intent).await?)
+            let propose = async |code: Option<&TwoFactorCode>| {
+                send::propose_with(&mut wallet, &appliance, intent.clone(), code).await
+            };
+            let proposal = self.second_factor.with(context.output, propose).await?;
+            Resumed::Proposal(proposal)
         };
         let sent = match found {
             Resumed::Sent(sent) => sent,

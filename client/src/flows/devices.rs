@@ -6,10 +6,11 @@ use countersign_mpc::owner_proof::{Enrolment, MAX_ENROLMENT, PublicKey};
 use super::Appliance;
 use crate::{
     ClientError,
-    api::{self, Device, Devices, EnrolDevice, EnrolmentProof},
+    api::{self, Device, Devices, EnrolDevice, EnrolDeviceRequest, EnrolmentProof, RevokeDevice},
     clock,
     keystore::{KeystoreError, Wallet},
     transport::Request,
+    two_factor::TwoFactorCode,
 };
 
 /// What the device of this wallet, which is not enrolled yet, asks for under `name`.
@@ -51,12 +52,29 @@ pub async fn add(
     appliance: &Appliance,
     asked: &EnrolDevice,
 ) -> Result<Device, ClientError> {
+    add_with(wallet, appliance, asked, None).await
+}
+
+/// As [`add`], with a code of the wallet's second factor.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn add_with(
+    wallet: &Wallet,
+    appliance: &Appliance,
+    asked: &EnrolDevice,
+    two_factor_code: Option<&TwoFactorCode>,
+) -> Result<Device, ClientError> {
     appliance.owns(wallet)?;
     let thumbprint = PublicKey::parse(&asked.public_key)
         .map_err(|error| ClientError::Usage(format!("the device's key: {error}")))?
         .thumbprint();
     let path = api::devices_path(wallet.current()?.0);
-    let request = Request::post(path, asked)?.with_idempotency_key(fresh_key()?);
+    let body = EnrolDeviceRequest {
+        asked,
+        two_factor_code,
+    };
+    let request = Request::post(path, &body)?.with_idempotency_key(fresh_key()?);
     let device: Device = appliance.call(wallet, &request).await?;
     if device.key_id != thumbprint {
         return Err(ClientError::Answer("it enrolled another device"));
@@ -84,6 +102,19 @@ pub async fn revoke(
     appliance: &Appliance,
     key_id: &str,
 ) -> Result<Device, ClientError> {
+    revoke_with(wallet, appliance, key_id, None).await
+}
+
+/// As [`revoke`], with a code of the wallet's second factor.
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn revoke_with(
+    wallet: &Wallet,
+    appliance: &Appliance,
+    key_id: &str,
+    two_factor_code: Option<&TwoFactorCode>,
+) -> Result<Device, ClientError> {
     appliance.owns(wallet)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if key_id.len() != 43 || !key_id.bytes().all(plain) {
@@ -92,7 +123,8 @@ pub async fn revoke(
         )));
     }
     let path = api::revoke_path(wallet.current()?.0, key_id);
-    let request = Request::post(path, &serde_json::json!({}))?.with_idempotency_key(fresh_key()?);
+    let body = RevokeDevice { two_factor_code };
+    let request = Request::post(path, &body)?.with_idempotency_key(fresh_key()?);
     let device: Device = appliance.call(wallet, &request).await?;
     if device.key_id != key_id || device.status != "revoked" {
         return Err(ClientError::Answer("it did not revoke this device"));

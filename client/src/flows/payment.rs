@@ -11,6 +11,7 @@ use crate::{
     api::{self, Session},
     keystore::{Payment, Wallet},
     transport::Request,
+    two_factor::TwoFactorCode,
     units::format_ether,
 };
 
@@ -66,12 +67,25 @@ pub async fn resume(
     appliance: &Appliance,
     progress: Progress<'_>,
 ) -> Result<Resumed, ClientError> {
+    resume_with(wallet, appliance, None, progress).await
+}
+
+/// As [`resume`], with a code of the wallet's second factor.
+///
+/// # Errors
+/// As [`resume`].
+pub async fn resume_with(
+    wallet: &mut Wallet,
+    appliance: &Appliance,
+    code: Option<&TwoFactorCode>,
+    progress: Progress<'_>,
+) -> Result<Resumed, ClientError> {
     let Some(payment) = wallet.payment().cloned() else {
         return Err(ClientError::NoPayment(wallet.name().clone()));
     };
     usable(wallet, appliance, payment.intent.chain_id)?;
     let Some(offered) = payment.offered.clone() else {
-        return request_offer(wallet, appliance, payment)
+        return request_offer(wallet, appliance, payment, code)
             .await
             .map(Resumed::Proposal);
     };

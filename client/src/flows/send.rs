@@ -18,10 +18,14 @@ use super::{
 };
 use crate::{
     ClientError,
-    api::{self, Prepared, Restart, Restarted, Retry, RoundOneAnswer, RoundTwoAnswer, SignRound},
+    api::{
+        self, PrepareTransaction, Prepared, Restart, Restarted, Retry, RoundOneAnswer,
+        RoundTwoAnswer, SignRound,
+    },
     clock,
     keystore::{Offered, Payment, Wallet},
     transport::{CallError, Request},
+    two_factor::TwoFactorCode,
     tx::{Agreed, Intent},
 };
 
@@ -70,6 +74,20 @@ pub async fn propose(
     appliance: &Appliance,
     intent: Intent,
 ) -> Result<Proposal, ClientError> {
+    propose_with(wallet, appliance, intent, None).await
+}
+
+/// As [`propose`], with a code of the wallet's second factor. A proposal that was refused for want of one is asked for under
+/// the same idempotency key with one.
+///
+/// # Errors
+/// As [`propose`].
+pub async fn propose_with(
+    wallet: &mut Wallet,
+    appliance: &Appliance,
+    intent: Intent,
+    code: Option<&TwoFactorCode>,
+) -> Result<Proposal, ClientError> {
     usable(wallet, appliance, intent.chain_id)?;
     let mut payment = Payment {
         idempotency_key: Uuid::now_v7().to_string(),
@@ -99,7 +117,7 @@ pub async fn propose(
         }
         _ => wallet.set_payment(Some(payment.clone()))?,
     }
-    request_offer(wallet, appliance, payment).await
+    request_offer(wallet, appliance, payment, code).await
 }
 
 /// Sends the transaction request under the payment's stored idempotency key.
@@ -107,14 +125,16 @@ pub(super) async fn request_offer(
     wallet: &mut Wallet,
     appliance: &Appliance,
     payment: Payment,
+    code: Option<&TwoFactorCode>,
 ) -> Result<Proposal, ClientError> {
     let (profile_id, slot) = wallet.current()?;
     let generation = slot.generation;
-    let request = Request::post(
-        api::transactions_path(profile_id),
-        &payment.intent.request(generation),
-    )?
-    .with_idempotency_key(&payment.idempotency_key);
+    let body = PrepareTransaction {
+        two_factor_code: code.cloned(),
+        ..payment.intent.request(generation)
+    };
+    let request = Request::post(api::transactions_path(profile_id), &body)?
+        .with_idempotency_key(&payment.idempotency_key);
     let offer = match appliance.call::<Prepared>(wallet, &request).await {
         Err(error) => {
             // Refused for good: there is nothing to continue.
