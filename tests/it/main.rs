@@ -63,3 +63,4 @@ mod step_up;
 mod store_faults;
 mod support;
 mod two_factor;
+mod two_factor_cli;
