@@ -17,8 +17,8 @@ const RECOVERY: usize = 16;
 pub const RECOVERY_CODES: usize = 10;
 /// Characters of a 20-byte secret in base32.
 const SECRET: usize = 32;
-/// A longer lock, in seconds, is one that no time ends.
-const FOR_GOOD: u64 = 366 * 24 * 3600;
+/// The longest lock that time ends, in seconds: it is also said of one that none does.
+const DAY: u64 = 24 * 3600;
 /// Most characters of an honest `otpauth` URI.
 const LONGEST_URI: usize = 512;
 
@@ -199,9 +199,8 @@ impl TwoFactorError {
                 .to_owned(),
             Why::Locked => {
                 let until = match self.answer.retry_after.map(|wait| wait.as_secs()) {
-                    // The appliance names a time far away when no time ends it.
-                    Some(seconds) if seconds > FOR_GOOD => {
-                        "until a recovery code opens it".to_owned()
+                    Some(seconds) if seconds >= DAY => {
+                        "for a day or, after twenty wrong codes within one, until a recovery code opens it".to_owned()
                     }
                     Some(seconds) => format!("for {}", span(seconds)),
                     None => "for a while".to_owned(),
@@ -332,10 +331,9 @@ mod tests {
             ("TWO_FACTOR_REQUIRED", None, "--two-factor-code"),
             ("TWO_FACTOR_INVALID", None, "wait for the next one"),
             ("TWO_FACTOR_LOCKED", Some(900), "for 15 minutes"),
-            ("TWO_FACTOR_LOCKED", Some(86_400), "for 24 hours"),
             (
                 "TWO_FACTOR_LOCKED",
-                Some(251_000_000_000),
+                Some(86_400),
                 "until a recovery code opens it",
             ),
             ("TWO_FACTOR_NOT_ENROLLED", None, "two-factor enrol"),

@@ -6,11 +6,15 @@
 CREATE TABLE two_factors (
     enrolment_id TEXT    NOT NULL PRIMARY KEY,
     profile_id   TEXT    NOT NULL REFERENCES profiles (profile_id),
+    -- The device that asked for it: it goes with that device as long as it is not active.
+    begun_by     TEXT    NOT NULL,
     -- The secret of the authenticator (20 bytes) and the key of the recovery codes (32), sealed under a KEK of purpose totp.
     sealed       BLOB    NOT NULL,
     kek_id       BLOB    NOT NULL CHECK (length(kek_id) = 16),
     -- The last 30-second step whose code was used: no code of it or of an earlier one counts again.
     last_step    INTEGER NOT NULL CHECK (last_step >= 0),
+    -- Wrong first codes: the secret is known to who asked for it, so they lock nothing, but end the enrolment.
+    wrong_first  INTEGER NOT NULL DEFAULT 0 CHECK (wrong_first >= 0),
     -- The answer to the enrolment, sealed to the wallet, until the first code has come.
     answer       TEXT,
     created_at   INTEGER NOT NULL,

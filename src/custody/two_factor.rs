@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Custody, HsmCall, Message};
 use crate::clock::{self, Timestamp};
-use crate::domain::EnrolmentId;
+use crate::domain::{DeviceKeyId, EnrolmentId};
 use crate::gate::two_factor::Presented;
 use crate::store::profiles::ProfileRow;
 use crate::store::two_factor::FactorRow;
@@ -43,6 +43,7 @@ impl Custody {
     pub async fn new_factor(
         &self,
         profile: &ProfileRow,
+        begun_by: DeviceKeyId,
         (message, issuer): (Message, &str),
         expires_at: Timestamp,
     ) -> Result<NewFactor, NoKeys> {
@@ -69,6 +70,7 @@ impl Custody {
             row: FactorRow {
                 enrolment_id,
                 profile_id: profile.profile_id,
+                begun_by,
                 sealed,
                 kek_id,
                 last_step: 0,

@@ -19,6 +19,9 @@ use crate::store::two_factor::{self as rows, FactorRow, Lock};
 use crate::store::{StoreError, Tx};
 use crate::two_factor::{Matching, day_before, pause, wait};
 
+/// Wrong first codes after which an enrolment is over.
+const WRONG_FIRST: u32 = 5;
+
 /// What came with a request as its second factor, as custody found it.
 #[derive(Clone, Copy)]
 pub enum Presented {
@@ -143,7 +146,48 @@ pub async fn check_of_owner(
     }
 }
 
+/// As [`check`], for a factor that a profile is to have: by the one it has, or else by the one that speaks for all wallets of
+/// its owner. A thief with a device could else enrol one of their own on a wallet without any.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn check_of_any(
+    tx: &mut Tx<'_>,
+    owner: (&TenantId, OwnerId),
+    profile: ProfileId,
+    presented: &Presented,
+) -> Result<Checked, StoreError> {
+    let now = tx.server_clock().await?;
+    let own = rows::standing(tx, profile, now).await?.active;
+    let other = match own {
+        Some(_) => None,
+        None => rows::oldest_of_owner(tx, owner, now).await?,
+    };
+    let checked = check_at(tx, now, other.unwrap_or(profile), presented, Need::IfActive).await?;
+    Ok(match checked {
+        Checked::Refused(Refused::Required(None)) => Checked::Refused(Refused::Required(other)),
+        checked => checked,
+    })
+}
+
+/// What came of a first code.
+#[must_use = "a refusal is committed"]
+pub enum First {
+    /// The authenticator has the secret, and the code is used up.
+    Proven,
+    /// It was not right.
+    Wrong {
+        /// Whether that was one too many: the enrolment is gone.
+        ended: bool,
+    },
+    /// It is no code of an authenticator.
+    NotShown,
+}
+
 /// Checks the first code of an enrolment that waits for it.
+///
+/// SECURITY: who asked for the enrolment was told its secret, so there is nothing to guess, and nothing here touches the lock of
+/// the factor that the profile may have: a thief with a device could else lock it, or have its count forgotten.
 ///
 /// # Errors
 /// [`StoreError`] when the database fails.
@@ -152,14 +196,29 @@ pub async fn check_first(
     now: Timestamp,
     pending: &FactorRow,
     presented: &Presented,
-) -> Result<Checked, StoreError> {
-    match presented {
-        Presented::Shown { .. } => verify(tx, now, pending, presented).await,
+) -> Result<First, StoreError> {
+    let id = pending.enrolment_id;
+    let step = match presented {
+        Presented::Shown {
+            enrolment,
+            matching,
+        } if *enrolment == id => matching.step(now),
+        Presented::Shown { .. } => None,
         // A recovery code shows nothing of the authenticator.
         Presented::Nothing | Presented::Recovery { .. } | Presented::Strange => {
-            Ok(Checked::Refused(Refused::Required(None)))
+            return Ok(First::NotShown);
         }
+    };
+    if let Some(step) = step
+        && rows::advance(tx, id, step).await?
+    {
+        return Ok(First::Proven);
     }
+    let ended = rows::fail_first(tx, id).await? >= WRONG_FIRST;
+    if ended {
+        rows::remove(tx, id).await?;
+    }
+    Ok(First::Wrong { ended })
 }
 
 pub(crate) async fn check_at(

@@ -27,6 +27,7 @@ use crate::store::idempotency::{self, Kept, Scope};
 use crate::store::profiles::ProfileRow;
 use crate::store::{
     AuditEvent, AuditOutcome, AuditRecord, CommitError, Key, Operation, Tx, devices, sessions,
+    two_factor,
 };
 use crate::two_factor::Code;
 
@@ -116,6 +117,7 @@ impl Devices {
         };
         self.check(&owner, &change, &presented)?;
         let metering = self.metering(&change);
+        metering.look(&mut self.steps.store.reader().await?).await?;
         let factor = self.steps.presented(&profile, change.code.as_ref());
         let factor = factor.await?;
         let operation = Enrol {
@@ -258,21 +260,27 @@ async fn look_again(
     Ok(devices::standing(tx, owner.owner_id()).await?)
 }
 
-/// The end of a request that is refused after it was counted: it has written nothing else, and the count stays.
+/// The end of a request that is refused after it was counted: it has written nothing else but that a code was used up, and
+/// both stay.
 fn refused<T>(
     change: &Change,
     error: Error,
+    grant: Option<&Grant>,
 ) -> Result<(Result<T, Error>, AuditRecord), CommitError<Error>> {
     match error {
         error @ (Error::DeviceConflict(_) | Error::DeviceNotFound) => {
             let record = AuditRecord::done(AuditEvent::RequestRefused)
                 .outcome(AuditOutcome::Denied)
                 .profile(change.profile_id)
-                .detail(error.to_string());
+                .detail(error.to_string() + &with(grant));
             Ok((Err(error), record))
         }
         other => Err(CommitError::Refused(other)),
     }
+}
+
+fn with(grant: Option<&Grant>) -> String {
+    grant.map(Grant::detail).unwrap_or_default()
 }
 
 /// Remembers what a request did to a device.
@@ -327,7 +335,7 @@ impl Operation for Enrol {
         };
         let device = match self.enrol(tx, &devices).await {
             Ok(device) => device,
-            Err(error) => return refused(&self.change, error),
+            Err(error) => return refused(&self.change, error, grant.as_ref()),
         };
         let record = AuditRecord::done(AuditEvent::DeviceEnrolled)
             .profile(self.change.profile_id)
@@ -337,7 +345,7 @@ impl Operation for Enrol {
                 device.public_key.algorithm().as_str(),
                 self.owner.device_key_id(),
                 device.active_at.as_seconds(),
-                grant.as_ref().map(Grant::detail).unwrap_or_default()
+                with(grant.as_ref())
             ));
         Ok((Ok(device), record))
     }
@@ -411,6 +419,10 @@ impl Operation for Revoke {
             let of = (&self.owner, self.change.profile_id);
             grant = match self.factor.check_of_owner(tx, of, Need::IfActive).await? {
                 Ok(grant) => grant,
+                // No rate bounds these, so none of them is written: nothing was looked at.
+                Err(refused) if matches!(refused.error, Error::TwoFactorRequired(_)) => {
+                    return Err(CommitError::Refused(refused.error));
+                }
                 Err(refused) => return Ok((Err(refused.error), refused.record)),
             };
         } else {
@@ -418,7 +430,7 @@ impl Operation for Revoke {
         }
         let (device, sessions) = match self.revoke(tx, &devices).await {
             Ok(revoked) => revoked,
-            Err(error) => return refused(&self.change, error),
+            Err(error) => return refused(&self.change, error, grant.as_ref()),
         };
         let record = AuditRecord::done(AuditEvent::DeviceRevoked)
             .profile(self.change.profile_id)
@@ -426,7 +438,7 @@ impl Operation for Revoke {
                 "device {} by {}{}, {} sessions given up",
                 device.device_key_id,
                 self.owner.device_key_id(),
-                grant.as_ref().map(Grant::detail).unwrap_or_default(),
+                with(grant.as_ref()),
                 sessions.len()
             ));
         Ok((Ok((device, sessions)), record))
@@ -456,6 +468,10 @@ impl Revoke {
         if devices::revoke(tx, owner.tenant(), &self.device).await? {
             found.revoked_at = Some(now);
             ended = give_up_sessions(tx, owner, &self.device).await?;
+            // SECURITY: what a stolen device enrolled becomes nobody's factor after it was revoked.
+            let of = (owner.tenant(), owner.owner_id());
+            let now = tx.server_clock().await?;
+            two_factor::remove_begun_by(tx, of, &self.device, now).await?;
         }
         remember(tx, owner, &self.change, (REVOKE, &self.device)).await?;
         Ok((found, ended))

@@ -3,18 +3,20 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Error;
+use super::show::owned_profile;
 use super::steps::Steps;
+use crate::clock::Timestamp;
 use crate::custody::two_factor::NoKeys;
 use crate::domain::ProfileId;
-use crate::gate::two_factor::{self, Checked, Grant, Need, Presented, Refused};
+use crate::gate::two_factor::{self, Checked, First, Grant, Need, Presented, Refused};
 use crate::identity::owner::Owner;
 use crate::store::profiles::ProfileRow;
 use crate::store::two_factor::FactorRow;
 use crate::store::{
-    AuditEvent, AuditOutcome, AuditRecord, Operation, StoreError, Tx, two_factor as rows,
+    AuditEvent, AuditOutcome, AuditRecord, Operation, Reader, StoreError, Tx, two_factor as rows,
 };
 use crate::telemetry::metrics::TwoFactorResult;
-use crate::two_factor::Code;
+use crate::two_factor::{Code, wait};
 
 /// How second factors are dealt with here.
 #[derive(Clone, Debug)]
@@ -36,6 +38,12 @@ pub struct SecondFactor {
 /// What became of a second factor, for the metrics, once it is committed. An operation that is run again finds it again.
 #[derive(Clone, Default)]
 pub struct Tally(Arc<Mutex<Option<TwoFactorResult>>>);
+
+impl Tally {
+    fn set(&self, result: Option<TwoFactorResult>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = result;
+    }
+}
 
 /// An operation ends with this, and is committed.
 pub struct RefusedRequest {
@@ -89,7 +97,22 @@ impl SecondFactor {
         Ok(self.outcome(profile, checked))
     }
 
-    /// As [`SecondFactor::check`], for the first code of an enrolment.
+    /// As [`SecondFactor::check`], for a factor that a profile is to have: by the one it has, or else by the one that speaks
+    /// for all wallets of the owner.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database fails.
+    pub async fn check_of_any(
+        &self,
+        tx: &mut Tx<'_>,
+        (owner, profile): (&Owner, ProfileId),
+    ) -> Result<Result<Option<Grant>, Box<RefusedRequest>>, StoreError> {
+        let (owner, presented) = ((owner.tenant(), owner.owner_id()), &self.presented);
+        let checked = two_factor::check_of_any(tx, owner, profile, presented).await?;
+        Ok(self.outcome(profile, checked))
+    }
+
+    /// Checks the first code of an enrolment.
     ///
     /// # Errors
     /// [`StoreError`] when the database fails.
@@ -97,10 +120,32 @@ impl SecondFactor {
         &self,
         tx: &mut Tx<'_>,
         pending: &FactorRow,
-    ) -> Result<Result<Option<Grant>, Box<RefusedRequest>>, StoreError> {
+    ) -> Result<Result<(), Box<RefusedRequest>>, StoreError> {
         let now = tx.server_clock().await?;
-        let checked = two_factor::check_first(tx, now, pending, &self.presented).await?;
-        Ok(self.outcome(pending.profile_id, checked))
+        let profile = pending.profile_id;
+        let first = two_factor::check_first(tx, now, pending, &self.presented).await?;
+        let refused = match first {
+            First::Proven => {
+                self.tally.set(Some(TwoFactorResult::Ok));
+                return Ok(Ok(()));
+            }
+            First::NotShown => refusal(profile, Refused::Required(None)),
+            First::Wrong { ended } => {
+                let wrong = Refused::Invalid { locks: false };
+                let (result, mut refused) = refusal(profile, wrong);
+                if ended {
+                    let detail = format!(
+                        "second factor: the last first code of enrolment {}, which is over",
+                        pending.enrolment_id
+                    );
+                    refused.record = refused.record.detail(detail);
+                }
+                (result, refused)
+            }
+        };
+        let (result, refused) = refused;
+        self.tally.set(Some(result));
+        Ok(Err(Box::new(refused)))
     }
 
     fn outcome(
@@ -122,7 +167,7 @@ impl SecondFactor {
                 (Some(result), Err(Box::new(refused)))
             }
         };
-        *self.tally.0.lock().unwrap_or_else(PoisonError::into_inner) = result;
+        self.tally.set(result);
         done
     }
 }
@@ -183,6 +228,7 @@ impl Steps {
         let mut reader = self.store.reader().await?;
         let now = reader.server_clock().await?;
         let standing = rows::standing(&mut reader, profile.profile_id, now).await?;
+        unlocked(&mut reader, profile.profile_id, code, now).await?;
         drop(reader);
         self.presented_to(profile, standing.active.as_ref(), code)
             .await
@@ -197,6 +243,29 @@ impl Steps {
         let now = reader.server_clock().await?;
         let standing = rows::standing(&mut reader, profile, now).await?;
         Ok(standing.active.is_some())
+    }
+
+    /// As [`Steps::presented`], by the factor of the profile or else by the one that speaks for all wallets of its owner.
+    ///
+    /// # Errors
+    /// As [`Steps::presented`].
+    pub async fn presented_of_owner(
+        &self,
+        owner: &Owner,
+        mut profile: ProfileRow,
+        code: Option<&Code>,
+    ) -> Result<SecondFactor, Error> {
+        let mut reader = self.store.reader().await?;
+        let now = reader.server_clock().await?;
+        let standing = rows::standing(&mut reader, profile.profile_id, now).await?;
+        if standing.active.is_none() {
+            let of = (owner.tenant(), owner.owner_id());
+            if let Some(other) = rows::oldest_of_owner(&mut reader, of, now).await? {
+                profile = owned_profile(&mut reader, owner, other).await?;
+            }
+        }
+        drop(reader);
+        self.presented(&profile, code).await
     }
 
     /// As [`Steps::presented`], for one enrolment.
@@ -230,6 +299,20 @@ impl Steps {
             self.metrics.two_factor(result);
         }
         done
+    }
+}
+
+/// SECURITY: while no code is looked at, the HSM, which signs too, is not asked about any, and nothing is written.
+async fn unlocked(
+    reader: &mut Reader,
+    profile: ProfileId,
+    code: &Code,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let until = rows::lock(reader, profile).await?.until;
+    match (code, until.filter(|until| *until > now)) {
+        (Code::Shown(_), Some(until)) => Err(Error::TwoFactorLocked(wait(until, now))),
+        _ => Ok(()),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::domain::{
 };
 use crate::gate;
 use crate::gate::rates::Metering;
-use crate::gate::two_factor::{Grant, Need};
+use crate::gate::two_factor::Grant;
 use crate::identity::owner::Owner;
 use crate::identity::replay::RequestProof;
 use crate::limits::Meter;
@@ -115,6 +115,8 @@ pub struct View {
     pub recovery_left: Option<u32>,
     /// Until when no code is taken.
     pub locked_until: Option<Timestamp>,
+    /// Those that wait on other wallets of the owner: once active, one of them may speak for all.
+    pub elsewhere: Vec<(ProfileId, Shown)>,
 }
 
 /// The use case.
@@ -149,11 +151,17 @@ impl TwoFactor {
             None => None,
         };
         let lock = rows::lock(&mut reader, id).await?;
+        let of_owner = (owner.tenant(), owner.owner_id());
+        let waiting = rows::waiting_of_owner(&mut reader, of_owner, now).await?;
+        let elsewhere = waiting.iter().filter(|row| row.profile_id != id);
         Ok(View {
             active: active.map(|row| Shown::of(&row, now)),
             next: next.map(|row| Shown::of(&row, now)),
             recovery_left,
             locked_until: lock.until.filter(|until| *until > now),
+            elsewhere: elsewhere
+                .map(|row| (row.profile_id, Shown::of(row, now)))
+                .collect(),
         })
     }
 
@@ -186,13 +194,18 @@ impl TwoFactor {
             attempt: 1,
         };
         let message = self.opener.open(binding, &asked.message).await?;
-        let presented = self.steps.presented(&profile, asked.code.as_ref()).await?;
+        let presented = self
+            .steps
+            .presented_of_owner(&owner, profile.clone(), asked.code.as_ref());
+        let presented = presented.await?;
         let expires_at = clock::now().plus_seconds(FIRST_CODE);
         let issuer = self.terms.issuer.as_str();
-        let made = self
-            .steps
-            .custody
-            .new_factor(&profile, (message, issuer), expires_at);
+        let made = self.steps.custody.new_factor(
+            &profile,
+            owner.device_key_id().clone(),
+            (message, issuer),
+            expires_at,
+        );
         let operation = Enrol {
             new: made.await?,
             owner,
@@ -223,6 +236,8 @@ impl TwoFactor {
     ) -> Result<Shown, Error> {
         let mut reader = self.steps.store.reader().await?;
         let profile = owned_profile(&mut reader, &owner, profile_id).await?;
+        let metering = self.metering(profile_id, meter);
+        metering.look(&mut reader).await?;
         let row = rows::find(&mut reader, enrolment).await?;
         drop(reader);
         let row = row.filter(|row| row.profile_id == profile_id);
@@ -237,7 +252,7 @@ impl TwoFactor {
             enrolment,
             factor,
             cooling_off: self.terms.cooling_off,
-            metering: self.metering(profile_id, meter),
+            metering,
         };
         let shown = self
             .steps
@@ -249,7 +264,8 @@ impl TwoFactor {
         Ok(shown)
     }
 
-    /// Gives up an enrolment that is not the factor yet. Any device of the owner may, without a code.
+    /// Gives up an enrolment that is not the factor yet. Any device of the owner may, without a code, and through any of the
+    /// owner's wallets: a thief may have made one more wallet to enrol it on.
     ///
     /// # Errors
     /// [`Error`] says what to do.
@@ -260,6 +276,20 @@ impl TwoFactor {
         (profile_id, enrolment): (ProfileId, EnrolmentId),
         meter: Meter,
     ) -> Result<(), Error> {
+        let mut reader = self.steps.store.reader().await?;
+        owned_profile(&mut reader, &owner, profile_id).await?;
+        let row = rows::find(&mut reader, enrolment).await?;
+        let profile_id = match row {
+            Some(row)
+                if owned_profile(&mut reader, &owner, row.profile_id)
+                    .await
+                    .is_ok() =>
+            {
+                row.profile_id
+            }
+            _ => profile_id,
+        };
+        drop(reader);
         let operation = Cancel {
             owner,
             proof,
@@ -390,7 +420,8 @@ impl Operation for Enrol {
             };
             return Ok(refused(profile_id, error));
         }
-        let grant = match self.factor.check(tx, profile_id, Need::IfActive).await? {
+        let of = (&self.owner, profile_id);
+        let grant = match self.factor.check_of_any(tx, of).await? {
             Ok(grant) => grant,
             Err(refused) => return Ok((Err(refused.error), refused.record)),
         };

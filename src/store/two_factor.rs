@@ -7,7 +7,7 @@
 use super::engine::{Row, values};
 use super::{Reads, StoreError, Tx, time};
 use crate::clock::Timestamp;
-use crate::domain::{EnrolmentId, OwnerId, ProfileId, TenantId};
+use crate::domain::{DeviceKeyId, EnrolmentId, OwnerId, ProfileId, TenantId};
 
 /// An enrolment.
 #[derive(Clone)]
@@ -16,6 +16,8 @@ pub struct FactorRow {
     pub enrolment_id: EnrolmentId,
     /// Whose it is.
     pub profile_id: ProfileId,
+    /// The device that asked for it.
+    pub begun_by: DeviceKeyId,
     /// Its keys, sealed.
     pub sealed: Vec<u8>,
     /// What they are sealed under.
@@ -44,6 +46,7 @@ impl FactorRow {
         let mut row = row.of("two_factors");
         let enrolment_id = row.parsed("enrolment_id", EnrolmentId::parse)?;
         let profile_id = row.parsed("profile_id", ProfileId::parse)?;
+        let begun_by = row.parsed("begun_by", DeviceKeyId::parse)?;
         let sealed = row.bytes("sealed")?;
         let kek_id = row.array("kek_id")?;
         let last_step = row.int("last_step")?;
@@ -57,6 +60,7 @@ impl FactorRow {
         Ok(Self {
             enrolment_id,
             profile_id,
+            begun_by,
             sealed,
             kek_id,
             last_step,
@@ -89,7 +93,7 @@ pub async fn standing(
 ) -> Result<Standing, StoreError> {
     let rows = reads
         .query(
-            "SELECT enrolment_id, profile_id, sealed, kek_id, last_step, answer, expires_at, active_at, since \
+            "SELECT enrolment_id, profile_id, begun_by, sealed, kek_id, last_step, answer, expires_at, active_at, since \
              FROM two_factors WHERE profile_id = $1 ORDER BY created_at DESC, enrolment_id DESC",
             values![profile.to_string()],
         )
@@ -124,7 +128,7 @@ pub async fn find(
 ) -> Result<Option<FactorRow>, StoreError> {
     let row = reads
         .query_one(
-            "SELECT enrolment_id, profile_id, sealed, kek_id, last_step, answer, expires_at, active_at, since \
+            "SELECT enrolment_id, profile_id, begun_by, sealed, kek_id, last_step, answer, expires_at, active_at, since \
              FROM two_factors WHERE enrolment_id = $1",
             values![enrolment.to_string()],
         )
@@ -167,7 +171,7 @@ pub async fn insert(
     let id = row.enrolment_id.to_string();
     tx.execute(
         "INSERT INTO two_factors (enrolment_id, profile_id, sealed, kek_id, last_step, answer, created_at, expires_at, \
-         confirmed_at, active_at, since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         confirmed_at, active_at, since, begun_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         values![
             id.as_str(),
             row.profile_id.to_string(),
@@ -179,7 +183,8 @@ pub async fn insert(
             row.expires_at.as_micros(),
             row.confirmed.map(|_| now),
             row.confirmed.map(|confirmed| confirmed.active_at.as_micros()),
-            row.confirmed.map(|confirmed| confirmed.since.as_micros())
+            row.confirmed.map(|confirmed| confirmed.since.as_micros()),
+            row.begun_by.as_str()
         ],
     )
     .await?;
@@ -209,6 +214,77 @@ pub async fn remove(tx: &mut Tx<'_>, enrolment: EnrolmentId) -> Result<bool, Sto
         values![id.as_str()],
     )
     .await
+}
+
+/// Deletes what a device enrolled for any wallet of its owner and is not active yet; how many there were.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn remove_begun_by(
+    tx: &mut Tx<'_>,
+    (tenant, owner): (&TenantId, OwnerId),
+    device: &DeviceKeyId,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let owner = owner.to_string();
+    tx.execute(
+        "DELETE FROM two_factor_recovery WHERE enrolment_id IN (SELECT enrolment_id FROM two_factors \
+         WHERE begun_by = $3 AND (active_at IS NULL OR active_at > $4) \
+         AND profile_id IN (SELECT profile_id FROM profiles WHERE tenant = $1 AND owner_id = $2))",
+        values![tenant.as_str(), owner.as_str(), device.as_str(), now.as_micros()],
+    )
+    .await?;
+    tx.execute(
+        "DELETE FROM two_factors WHERE begun_by = $3 AND (active_at IS NULL OR active_at > $4) \
+         AND profile_id IN (SELECT profile_id FROM profiles WHERE tenant = $1 AND owner_id = $2)",
+        values![
+            tenant.as_str(),
+            owner.as_str(),
+            device.as_str(),
+            now.as_micros()
+        ],
+    )
+    .await
+}
+
+/// The enrolments of an owner that are not active yet, on whichever wallet, and were not given up.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn waiting_of_owner(
+    reads: &mut impl Reads,
+    (tenant, owner): (&TenantId, OwnerId),
+    now: Timestamp,
+) -> Result<Vec<FactorRow>, StoreError> {
+    let rows = reads
+        .query(
+            "SELECT enrolment_id, profile_id, begun_by, sealed, kek_id, last_step, answer, expires_at, active_at, since \
+             FROM two_factors WHERE profile_id IN (SELECT profile_id FROM profiles WHERE tenant = $1 AND owner_id = $2) \
+             AND ((active_at IS NULL AND expires_at > $3) OR active_at > $3) ORDER BY created_at, enrolment_id LIMIT 100",
+            values![tenant.as_str(), owner.to_string(), now.as_micros()],
+        )
+        .await?;
+    rows.into_iter().map(FactorRow::read).collect()
+}
+
+/// Counts a wrong first code of an enrolment; how many there were.
+///
+/// # Errors
+/// [`StoreError`] when the database fails.
+pub async fn fail_first(tx: &mut Tx<'_>, enrolment: EnrolmentId) -> Result<u32, StoreError> {
+    let id = enrolment.to_string();
+    tx.execute(
+        "UPDATE two_factors SET wrong_first = wrong_first + 1 WHERE enrolment_id = $1",
+        values![id.as_str()],
+    )
+    .await?;
+    let row = tx
+        .query_one(
+            "SELECT wrong_first FROM two_factors WHERE enrolment_id = $1",
+            values![id.as_str()],
+        )
+        .await?;
+    row.map_or(Ok(0), |row| row.of("two_factors").number("wrong_first"))
 }
 
 /// Its first code has come: it is the factor from a time on. False if it was so already.

@@ -14,7 +14,7 @@ use crate::devices::copy_of;
 use crate::gateway_jwt::another_profile;
 use crate::sessions::join_all;
 use crate::support::authenticator::{
-    Authenticator, activate, ask, begin, early_in_a_step, path, sealed, told, with_factor,
+    Authenticator, activate, ask, ask_for, begin, early_in_a_step, path, sealed, told, with_factor,
 };
 use crate::support::signing::{fresh_key, get, json_of, post, refusal, signed};
 use crate::support::wallet::{profile, try_create};
@@ -67,7 +67,10 @@ async fn a24_a_device_is_changed_only_with_a_code_that_an_authenticator_shows() 
     let node = Node::start().await;
     let appliance = Appliance::start(&node).await;
     let wallet = wallet_of(&appliance, &node, "w").await;
-    assert_eq!(shown(&appliance, &wallet).await, json!({"status": "none"}));
+    assert_eq!(
+        shown(&appliance, &wallet).await,
+        json!({"status": "none", "elsewhere": []})
+    );
     let body = enrolling(&appliance, &wallet, "second", None);
     let third = enrolling(&appliance, &wallet, "third", None);
     let authenticator = with_factor(&appliance, &wallet).await;
@@ -331,7 +334,10 @@ async fn a24_a_new_factor_waits_is_cancelled_by_any_device_and_replaced_with_the
         cancel(&appliance, &wallet, &first.enrolment).await.status,
         404
     );
-    assert_eq!(shown(&appliance, &wallet).await, json!({"status": "none"}));
+    assert_eq!(
+        shown(&appliance, &wallet).await,
+        json!({"status": "none", "elsewhere": []})
+    );
     let left = "SELECT COUNT(*) FROM two_factors";
     assert_eq!(appliance.database().number(left), 0, "nothing of it stays");
     let left = "SELECT COUNT(*) FROM two_factor_recovery";
@@ -401,6 +407,121 @@ async fn a24_another_wallet_of_the_owner_is_no_way_around() {
         assert!(details.contains(&profile(&wallet)), "{details}");
     }
     assert_eq!(revoke(&profile(&wallet), with()).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a24_wrong_first_codes_end_their_enrolment_and_lock_nothing() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let body = enrolling(&appliance, &wallet, "second", None);
+    early_in_a_step().await;
+    for _ in 0..5 {
+        let begun = begin(&appliance, &wallet, None).await;
+        for _ in 0..5 {
+            invalid(&activate(&appliance, &wallet, &begun.enrolment, &begun.wrong()).await);
+        }
+        let gone = activate(&appliance, &wallet, &begun.enrolment, &begun.code(0)).await;
+        assert_eq!(refusal(&gone), (404, "NOT_FOUND".to_owned()));
+    }
+    let authenticator = with_factor(&appliance, &wallet).await;
+    // Four wrong codes of the factor are not forgotten by what a thief does with a device.
+    let wrong = with_code(&body, &authenticator.wrong());
+    for _ in 0..4 {
+        invalid(&enrol_device(&appliance, &wallet, &wrong).await);
+    }
+    let next = begin(&appliance, &wallet, Some(&authenticator.recovery[0])).await;
+    let reply = activate(&appliance, &wallet, &next.enrolment, &next.code(0)).await;
+    assert_eq!(json_of(&reply)["status"], "active", "{}", json_of(&reply));
+}
+
+/// Makes one wallet another one of the owner of the first.
+fn give_to_owner(appliance: &Appliance, of: &Wallet, other: &Wallet) -> String {
+    let (first, second) = (profile(of), profile(other));
+    let sql = format!(
+        "UPDATE profiles SET owner_id = (SELECT owner_id FROM profiles WHERE profile_id = '{first}') \
+         WHERE profile_id = '{second}'"
+    );
+    appliance.storage.tamper(&appliance.environment(), &sql);
+    second
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a24_no_factor_is_enrolled_on_another_wallet_without_the_one_that_the_owner_has() {
+    let node = Node::start().await;
+    let appliance = Appliance::start(&node).await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let other = wallet_of(&appliance, &node, "other").await;
+    let other = give_to_owner(&appliance, &wallet, &other);
+    let authenticator = with_factor(&appliance, &wallet).await;
+    let (without, _) = ask_for(&appliance, (&wallet, &other), None).await;
+    assert_eq!(refusal(&without), (401, "TWO_FACTOR_REQUIRED".to_owned()));
+    let details = json_of(&without)["details"].as_str().unwrap().to_owned();
+    assert!(details.contains(&profile(&wallet)), "{details}");
+    let wrong = authenticator.wrong();
+    let (wrong, _) = ask_for(&appliance, (&wallet, &other), Some(&wrong)).await;
+    invalid(&wrong);
+    let code = authenticator.code(0);
+    let (with, _) = ask_for(&appliance, (&wallet, &other), Some(&code)).await;
+    assert_eq!(with.status, 201, "{}", json_of(&with));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a24_what_waits_on_another_wallet_is_seen_and_cancelled_through_any() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::init(&node.url());
+    appliance.configure(|config| config.replace("cooling_off = \"0s\"", "cooling_off = \"72h\""));
+    appliance.serve().await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let stranger = wallet_of(&appliance, &node, "stranger").await;
+    let other = wallet_of(&appliance, &node, "other").await;
+    let other = give_to_owner(&appliance, &wallet, &other);
+    early_in_a_step().await;
+    let (reply, opener) = ask_for(&appliance, (&wallet, &other), None).await;
+    let waiting = told(&reply, &opener);
+    let seen = shown(&appliance, &wallet).await;
+    assert_eq!(seen["status"], "none");
+    assert_eq!(seen["elsewhere"][0]["profileId"], json!(other));
+    assert_eq!(
+        seen["elsewhere"][0]["enrolmentId"],
+        json!(waiting.enrolment)
+    );
+    assert_eq!(shown(&appliance, &stranger).await["elsewhere"], json!([]));
+    let enrolment = &waiting.enrolment;
+    assert_eq!(cancel(&appliance, &stranger, enrolment).await.status, 404);
+    assert_eq!(cancel(&appliance, &wallet, enrolment).await.status, 200);
+    assert_eq!(shown(&appliance, &wallet).await["elsewhere"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a35_what_a_revoked_device_enrolled_never_becomes_the_factor() {
+    let node = Node::start().await;
+    let mut appliance = Appliance::init(&node.url());
+    appliance.configure(|config| config.replace("cooling_off = \"0s\"", "cooling_off = \"72h\""));
+    appliance.serve().await;
+    let wallet = wallet_of(&appliance, &node, "w").await;
+    let other = wallet_of(&appliance, &node, "other").await;
+    let other = give_to_owner(&appliance, &wallet, &other);
+    let stolen = copy_of(&appliance, &wallet, "stolen", Algorithm::Ed25519);
+    let body = json!(devices::ask(&stolen, &appliance.client, "stolen").unwrap());
+    let enrolled = enrol_device(&appliance, &wallet, &body).await;
+    let device = json_of(&enrolled)["keyId"].as_str().unwrap().to_owned();
+    // The cooling-off of devices is over.
+    let over = "UPDATE devices SET active_at = created_at";
+    appliance.storage.tamper(&appliance.environment(), over);
+    early_in_a_step().await;
+    let mine = begin(&appliance, &stolen, None).await;
+    let reply = activate(&appliance, &stolen, &mine.enrolment, &mine.code(0)).await;
+    assert_eq!(json_of(&reply)["status"], "cooling-off");
+    let (reply, _) = ask_for(&appliance, (&stolen, &other), None).await;
+    assert_eq!(reply.status, 201);
+    let revoke = api::revoke_path(&profile(&wallet), &device);
+    let revoked = post(&appliance, &wallet, &revoke, &json!({}), Some(&fresh_key())).await;
+    assert_eq!(revoked.status, 200, "{}", json_of(&revoked));
+    let none = json!({"status": "none", "elsewhere": []});
+    assert_eq!(shown(&appliance, &wallet).await, none);
+    let left = "SELECT COUNT(*) FROM two_factors";
+    assert_eq!(appliance.database().number(left), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,8 @@ impl SecondFactor {
                 _ => None,
             };
             match why {
-                Some(Why::Required) if can_ask() => {}
+                // What was given was not looked at: it is another wallet's that is asked for.
+                Some(Why::Required) if can_ask() && code.is_none() => {}
                 Some(Why::Invalid) if can_ask() && asked < MAX_ASKED => {
                     output.note(&error.to_string());
                 }

@@ -63,7 +63,7 @@ impl Past<'_> {
         let uuid = |kind: u8| format!("{high:08x}-{low:04x}-7000-8000-0000000000{kind}{id:x}");
         let (session, decision, step) = (uuid(1), uuid(2), uuid(3));
         let mut sql = format!(
-            "INSERT INTO decisions VALUES ('{decision}', '{profile}', 'sign', 'allowed', '', {zero}(32), {zero}(32), {now}, {now}, '', '', ''); \
+            "INSERT INTO decisions VALUES ('{decision}', '{profile}', 'sign', 'allowed', '', {zero}(32), {zero}(32), {now}, {now}, '', '', '', NULL); \
              INSERT INTO sessions VALUES ('{session}', 'sign', '{profile}', 'k', {zero}(32), '{state}', 1, 1, {zero}(32), '{decision}', 'i', NULL, {now}, {now}, {now}); \
              INSERT INTO steps VALUES ('{step}', '{session}', 1, 1, 'done', {now}, {now});"
         );
@@ -81,7 +81,7 @@ impl Past<'_> {
         let now = crate::clock::now().plus_seconds(-age * HOUR).as_micros();
         let profile = &self.profile;
         let sql = format!(
-            "INSERT INTO decisions VALUES ('denial{id}', '{profile}', 'sign', 'denied', '', {zero}(32), {zero}(32), {now}, {now}, '', '', '')"
+            "INSERT INTO decisions VALUES ('denial{id}', '{profile}', 'sign', 'denied', '', {zero}(32), {zero}(32), {now}, {now}, '', '', '', NULL)"
         );
         self.database.tamper(&sql).await;
     }

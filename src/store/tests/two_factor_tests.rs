@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::database::Database;
 use super::{Store, commit};
 use crate::clock::Timestamp;
-use crate::domain::{EnrolmentId, OwnerId, ProfileId, TenantId};
+use crate::domain::{DeviceKeyId, EnrolmentId, OwnerId, ProfileId, TenantId};
 use crate::gate::two_factor::{Checked, Need, Presented, Refused, check_at, check_of_owner};
 use crate::store::profiles::{self, NewProfile};
 use crate::store::two_factor::{self, Confirmed, FactorRow, Lock};
@@ -70,6 +70,7 @@ impl Wallet {
         FactorRow {
             enrolment_id: self.enrolment,
             profile_id: self.profile,
+            begun_by: DeviceKeyId::parse(DEVICE).unwrap(),
             sealed: vec![1],
             kek_id: [2; 16],
             last_step: 0,
@@ -178,6 +179,8 @@ async fn typed(store: &Store, wallet: Wallet, code: u32, seconds: i64) -> Result
     check(store, wallet, wallet.types(code, at(seconds)), at(seconds)).await
 }
 
+/// The device that enrolled.
+const DEVICE: &str = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs";
 /// Six digits that no step shows.
 const WRONG: u32 = 1_000_000;
 const INVALID: Result<bool, Refused> = Err(Refused::Invalid { locks: false });

@@ -63,7 +63,12 @@ impl Authenticator {
 
 /// `/api/v1/profiles/{id}/2fa…`
 pub(crate) fn path(wallet: &Wallet, verb: &str) -> String {
-    format!("/api/v1/profiles/{}/2fa{verb}", profile(wallet))
+    path_of(&profile(wallet), verb)
+}
+
+/// The same, of any profile.
+pub(crate) fn path_of(profile: &str, verb: &str) -> String {
+    format!("/api/v1/profiles/{profile}/2fa{verb}")
 }
 
 /// The message of an enrolment, for this idempotency key.
@@ -73,10 +78,19 @@ pub(crate) async fn sealed(
     key: &str,
     message: &[u8],
 ) -> (String, ResponseOpener) {
+    sealed_for(appliance, (wallet, &profile(wallet)), key, message).await
+}
+
+async fn sealed_for(
+    appliance: &Appliance,
+    (wallet, profile): (&Wallet, &str),
+    key: &str,
+    message: &[u8],
+) -> (String, ResponseOpener) {
     let client = &appliance.client;
     let identity = client.identity().await.unwrap();
     let place = MessageBinding {
-        profile_id: &profile(wallet),
+        profile_id: profile,
         session_id: key,
         key_generation: 0,
         attempt: 1,
@@ -91,13 +105,23 @@ pub(crate) async fn ask(
     wallet: &Wallet,
     code: Option<&str>,
 ) -> (Reply, ResponseOpener) {
+    ask_for(appliance, (wallet, &profile(wallet)), code).await
+}
+
+/// The same, with the device of a wallet for any profile.
+pub(crate) async fn ask_for(
+    appliance: &Appliance,
+    (wallet, profile): (&Wallet, &str),
+    code: Option<&str>,
+) -> (Reply, ResponseOpener) {
     let key = fresh_key();
-    let (share, opener) = sealed(appliance, wallet, &key, &[]).await;
+    let (share, opener) = sealed_for(appliance, (wallet, profile), &key, &[]).await;
     let mut body = json!({"clientShare": {"share": share}});
     if let Some(code) = code {
         body["twoFactorCode"] = json!(code);
     }
-    let reply = post(appliance, wallet, &path(wallet, ""), &body, Some(&key)).await;
+    let path = path_of(profile, "");
+    let reply = post(appliance, wallet, &path, &body, Some(&key)).await;
     (reply, opener)
 }
 

@@ -46,6 +46,20 @@ pub(crate) struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     next: Option<Enrolment>,
+    /// Those that wait on other wallets of the owner. Cancel what you do not know, through any wallet: once active, the one that
+    /// is active longest speaks for the devices of all.
+    elsewhere: Vec<Elsewhere>,
+}
+
+/// An enrolment that waits on another wallet of the owner.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = TwoFactorElsewhere)]
+pub(crate) struct Elsewhere {
+    #[schema(value_type = text::ProfileId)]
+    profile_id: String,
+    #[serde(flatten)]
+    enrolment: Enrolment,
 }
 
 impl From<View> for Response {
@@ -55,6 +69,7 @@ impl From<View> for Response {
             next,
             recovery_left,
             locked_until,
+            elsewhere,
         } = view;
         let (first, next) = match (active, next) {
             (Some(active), next) => (Some(active), next),
@@ -69,6 +84,13 @@ impl From<View> for Response {
             recovery_codes_left: recovery_left,
             locked_until: locked_until.map(Timestamp::to_rfc3339),
             next: next.map(Enrolment::from),
+            elsewhere: elsewhere
+                .into_iter()
+                .map(|(profile, shown)| Elsewhere {
+                    profile_id: profile.to_string(),
+                    enrolment: shown.into(),
+                })
+                .collect(),
         }
     }
 }
