@@ -521,11 +521,7 @@ impl Operation for StartKeygen {
             attempt: 1,
             generation: Generation::FIRST,
             server_nonce: self.server_nonce,
-            decision_id: self
-                .allowed
-                .record(tx, None)
-                .await
-                .map_err(|reason| CommitError::Refused(reason.into()))?,
+            decision_id: self.allowed.record(tx, None).await?,
             instance_id: self.steps.instance,
             request_hash: Some(self.body_hash),
             expires_at: tx.now().plus_seconds(self.steps.lifetimes.session),

@@ -181,6 +181,16 @@ impl From<NotCounted> for CommitError<Error> {
     }
 }
 
+impl From<NotPermitted> for CommitError<Error> {
+    /// A store that fails is not a refusal: it is told to who watches over its health, and tried once more.
+    fn from(reason: NotPermitted) -> Self {
+        match reason {
+            NotPermitted::Store(error) => Self::Store(error),
+            reason => Self::Refused(reason.into()),
+        }
+    }
+}
+
 impl From<Reached> for Error {
     fn from(reached: Reached) -> Self {
         Self::LimitReached(reached)

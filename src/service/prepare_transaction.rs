@@ -415,7 +415,7 @@ impl Operation for Prepare {
         let session_id = SessionId::generate();
         let unsigned = match self.build(tx, session_id).await {
             Ok(unsigned) => unsigned,
-            Err(error @ Error::StoreUnavailable(_)) => return Err(CommitError::Refused(error)),
+            Err(Error::StoreUnavailable(error)) => return Err(CommitError::Store(error)),
             // Nothing else is written yet.
             Err(error) => {
                 if let Error::LimitReached(reached) = &error {
@@ -425,8 +425,7 @@ impl Operation for Prepare {
                 return Ok((Err(error), record));
             }
         };
-        let recorded = self.allowed.record(tx, grant.as_ref()).await;
-        let decision_id = recorded.map_err(|reason| CommitError::Refused(reason.into()))?;
+        let decision_id = self.allowed.record(tx, grant.as_ref()).await?;
         let session = SessionRow {
             session_id,
             kind: SessionKind::Sign,

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -158,6 +159,8 @@ impl Terminal {
     }
 
     fn types(&mut self, text: &str) {
+        // As a person does: the echo is switched off just after the question is shown.
+        std::thread::sleep(Duration::from_millis(500));
         let stdin = self.child.stdin.as_mut().unwrap();
         stdin.write_all(format!("{text}\n").as_bytes()).unwrap();
     }
